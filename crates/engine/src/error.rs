@@ -1,0 +1,174 @@
+//! What can go wrong, by kind.
+
+use crate::model::{ImageId, InvalidId, SandboxId, SandboxStatus};
+
+/// The closed list of kinds; gateways map each to their own codes by one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No such thing.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// The request is wrong in itself.
+    InvalidArgument,
+    /// The request does not fit the present state.
+    FailedPrecondition,
+    /// A limit or a full disk.
+    ResourceExhausted,
+    /// May not be done.
+    PermissionDenied,
+    /// Not offered.
+    Unsupported,
+    /// May work when tried again.
+    Unavailable,
+    /// A bug or a broken environment.
+    Internal,
+}
+
+/// Why an operation of the engine failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// No such sandbox.
+    #[error("sandbox {id} was not found")]
+    SandboxNotFound {
+        /// As asked.
+        id: SandboxId,
+    },
+    /// No such image.
+    #[error("image {id} was not found")]
+    ImageNotFound {
+        /// As asked.
+        id: ImageId,
+    },
+    /// The wanted id is taken.
+    #[error("sandbox {id} exists already")]
+    SandboxExists {
+        /// As asked.
+        id: SandboxId,
+    },
+    /// The sandbox is not running.
+    #[error("sandbox {id} is not running: it is {status:?}")]
+    NotRunning {
+        /// Which.
+        id: SandboxId,
+        /// What it is instead.
+        status: SandboxStatus,
+    },
+    /// The image is needed.
+    #[error("image {id} is in use by {users}")]
+    ImageInUse {
+        /// Which.
+        id: ImageId,
+        /// By what.
+        users: String,
+    },
+    /// Not an id.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// A field has a value that makes no sense.
+    #[error("invalid {field}: {reason}")]
+    InvalidArgument {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not offered by this server.
+    #[error("{what} is not supported by this server{hint}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What to do instead, with its leading separator; may be empty.
+        hint: &'static str,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The storage failed.
+    #[error("storage failed for {subject}")]
+    Pool {
+        /// For what.
+        subject: String,
+        /// Why.
+        #[source]
+        source: fermata_pool::PoolError,
+    },
+    /// The sandbox could not be made, reached or ended.
+    #[error("cannot {action} sandbox {id}")]
+    Runtime {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: fermata_runtime::RuntimeError,
+    },
+    /// The records could not be read or written.
+    #[error("cannot {action} in the database")]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A file of the server's own could not be used.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl EngineError {
+    /// Which kind this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::SandboxNotFound { .. } | Self::ImageNotFound { .. } => ErrorKind::NotFound,
+            Self::SandboxExists { .. } => ErrorKind::AlreadyExists,
+            Self::NotRunning { .. } | Self::ImageInUse { .. } => ErrorKind::FailedPrecondition,
+            Self::InvalidId(_) | Self::InvalidArgument { .. } => ErrorKind::InvalidArgument,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Pool { source, .. } => {
+                if source.is_no_space() {
+                    ErrorKind::ResourceExhausted
+                } else {
+                    ErrorKind::Internal
+                }
+            }
+            Self::Runtime { source, .. } => source.kind().into(),
+            Self::Database { .. } | Self::File { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// The whole chain of causes on one line, for logs and for callers whose protocol has one string.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        fermata_runtime::error_chain(self)
+    }
+}
+
+impl From<fermata_runtime::RuntimeErrorKind> for ErrorKind {
+    fn from(kind: fermata_runtime::RuntimeErrorKind) -> Self {
+        use fermata_runtime::RuntimeErrorKind as Kind;
+        match kind {
+            Kind::NotFound => Self::NotFound,
+            Kind::AlreadyExists => Self::AlreadyExists,
+            Kind::InvalidArgument => Self::InvalidArgument,
+            Kind::FailedPrecondition => Self::FailedPrecondition,
+            Kind::ResourceExhausted => Self::ResourceExhausted,
+            Kind::PermissionDenied => Self::PermissionDenied,
+            Kind::Unavailable => Self::Unavailable,
+            Kind::Internal => Self::Internal,
+        }
+    }
+}

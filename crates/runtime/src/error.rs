@@ -1,0 +1,177 @@
+//! What can go wrong between the daemon and a sandbox.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+
+use fermata_protocol::FrameError;
+use fermata_protocol::agent::failure::Kind as AgentKind;
+
+/// The closed list of kinds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeErrorKind {
+    /// No such file or process inside the sandbox.
+    NotFound,
+    /// It is there already.
+    AlreadyExists,
+    /// The request is wrong in itself.
+    InvalidArgument,
+    /// The request does not fit the present state.
+    FailedPrecondition,
+    /// A limit or a full disk.
+    ResourceExhausted,
+    /// May not be done.
+    PermissionDenied,
+    /// The sandbox does not answer; may work when tried again.
+    Unavailable,
+    /// A bug or a broken environment.
+    Internal,
+}
+
+/// Why an operation on a sandbox failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The agent refused a call; its own words say why.
+    #[error("{message}")]
+    Refused {
+        /// For programs.
+        kind: AgentKind,
+        /// For people.
+        message: String,
+        /// The error number behind it; 0 for none.
+        errno: i32,
+    },
+    /// The agent or the shim cannot be reached.
+    #[error("cannot connect to the {peer}")]
+    Connect {
+        /// `agent` or `shim`.
+        peer: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A call was cut off.
+    #[error("the {peer} broke off a call")]
+    Call {
+        /// `agent` or `shim`.
+        peer: &'static str,
+        /// Why.
+        #[source]
+        source: FrameError,
+    },
+    /// A peer answered with something else than was asked for.
+    #[error("the {peer} gave an answer that does not fit the call")]
+    UnexpectedAnswer {
+        /// `agent` or `shim`.
+        peer: &'static str,
+    },
+    /// The shim could not do what it was told.
+    #[error("the shim failed: {message}")]
+    Shim {
+        /// Its words.
+        message: String,
+    },
+    /// The shim ended before the sandbox was there.
+    #[error("the sandbox did not start: {reason}")]
+    NotStarted {
+        /// What the shim said last.
+        reason: String,
+    },
+    /// A file of the machine or of the server could not be used.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A host program failed.
+    #[error("{program} failed: {output}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// What it printed.
+        output: String,
+    },
+    /// A host program could not be started.
+    #[error("cannot run {program}")]
+    Spawn {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A system call failed.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A network policy cannot be understood.
+    #[error("{network:?} is not a network in CIDR form")]
+    InvalidNetwork {
+        /// As given.
+        network: String,
+    },
+    /// No address is left for another sandbox.
+    #[error("no free network slot: {in_use} are in use")]
+    NoFreeSlot {
+        /// How many.
+        in_use: usize,
+    },
+}
+
+impl RuntimeError {
+    /// Which kind this is.
+    #[must_use]
+    pub fn kind(&self) -> RuntimeErrorKind {
+        match self {
+            Self::Refused { kind, .. } => match kind {
+                AgentKind::NotFound => RuntimeErrorKind::NotFound,
+                AgentKind::AlreadyExists => RuntimeErrorKind::AlreadyExists,
+                AgentKind::InvalidArgument
+                | AgentKind::NotADirectory
+                | AgentKind::IsADirectory
+                | AgentKind::NotExecutable => RuntimeErrorKind::InvalidArgument,
+                AgentKind::PermissionDenied => RuntimeErrorKind::PermissionDenied,
+                AgentKind::NoSpace | AgentKind::ResourceExhausted => {
+                    RuntimeErrorKind::ResourceExhausted
+                }
+                AgentKind::FailedPrecondition => RuntimeErrorKind::FailedPrecondition,
+                AgentKind::Internal => RuntimeErrorKind::Internal,
+            },
+            Self::Connect { .. } | Self::Call { .. } => RuntimeErrorKind::Unavailable,
+            Self::InvalidNetwork { .. } => RuntimeErrorKind::InvalidArgument,
+            Self::NoFreeSlot { .. } => RuntimeErrorKind::ResourceExhausted,
+            Self::UnexpectedAnswer { .. }
+            | Self::Shim { .. }
+            | Self::NotStarted { .. }
+            | Self::File { .. }
+            | Self::Program { .. }
+            | Self::Spawn { .. }
+            | Self::System { .. } => RuntimeErrorKind::Internal,
+        }
+    }
+}
+
+/// An error and all its causes on one line.
+#[must_use]
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ": {cause}");
+        next = cause.source();
+    }
+    line
+}

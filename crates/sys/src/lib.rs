@@ -1,0 +1,3 @@
+//! The only crate with `unsafe`: system calls that rustix lacks, each behind a safe function.
+#![expect(unsafe_code, reason = "this crate exists to keep every unsafe block in one place")]
+#![cfg_attr(not(test), warn(missing_docs))]

@@ -15,14 +15,31 @@ pub use frame::{FrameError, MAX_FRAME_BYTES};
 pub use spec::*;
 
 /// Messages of the agent's interface.
-#[expect(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated; documented in agent.proto")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::doc_markdown,
+    reason = "generated; documented in agent.proto"
+)]
+#[expect(
+    clippy::allow_attributes,
+    reason = "which lints the generated code trips depends on the generator"
+)]
 pub mod agent {
     include!(concat!(env!("OUT_DIR"), "/fermata.agent.v1.rs"));
 }
 
 /// Messages of the shim's interface.
-#[allow(missing_docs, clippy::all, reason = "generated; documented in shim.proto")]
-#[expect(clippy::allow_attributes, reason = "which lints the generated code trips depends on the generator")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::doc_markdown,
+    reason = "generated; documented in shim.proto"
+)]
+#[expect(
+    clippy::allow_attributes,
+    reason = "which lints the generated code trips depends on the generator"
+)]
 pub mod shim {
     include!(concat!(env!("OUT_DIR"), "/fermata.shim.v1.rs"));
 }

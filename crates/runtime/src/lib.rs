@@ -2,8 +2,16 @@
 //! agent. Knows nothing of images, records or wire interfaces.
 
 mod agent_client;
+pub mod cgroup;
 mod error;
 pub mod network;
+mod seccomp;
+mod security;
+mod shim_client;
+mod syscalls;
 
 pub use agent_client::{AgentClient, OutputFrom, StartRequest};
 pub use error::{RuntimeError, RuntimeErrorKind, error_chain};
+pub use seccomp::SeccompError;
+pub use security::default_security;
+pub use shim_client::{Frozen, ShimClient, exit_record, start_shim};

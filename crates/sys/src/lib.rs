@@ -1,3 +1,9 @@
 //! The only crate with `unsafe`: system calls that rustix lacks, each behind a safe function.
 #![expect(unsafe_code, reason = "this crate exists to keep every unsafe block in one place")]
 #![cfg_attr(not(test), warn(missing_docs))]
+pub mod clone;
+pub mod device_filter;
+pub mod execute;
+pub mod seccomp;
+pub mod process;
+pub mod terminal;

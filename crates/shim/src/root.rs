@@ -1,0 +1,212 @@
+//! The sandbox's view of the file system.
+//!
+//! The order is what makes it safe: first the overlay becomes `/`, then everything else is mounted below it, so that a symlink in
+//! an image (`/dev -> /etc`) can only lead to another place in the sandbox.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use fermata_protocol::{RootSpec, ShimSpec};
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_bind,
+    mount_change, mount_remount, move_mount, unmount,
+};
+
+use crate::error::ShimError;
+
+/// Builds the root and moves this process into it.
+pub(crate) fn enter(spec: &ShimSpec) -> Result<(), ShimError> {
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .map_err(ShimError::file("make private", "/"))?;
+    pivot_into(&spec.root)?;
+    mount_kernel_filesystems(spec)?;
+    make_devices()?;
+    for path in &spec.security.masked_paths {
+        mask(path)?;
+    }
+    for path in &spec.security.read_only_paths {
+        make_read_only(path)?;
+    }
+    for (path, content) in &spec.files {
+        write_file(path, content)?;
+    }
+    Ok(())
+}
+
+fn pivot_into(root: &RootSpec) -> Result<(), ShimError> {
+    let overlay = (|| {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        // One call a layer: a value of fsconfig(2) is limited to 255 bytes, mount(2)'s options to a page.
+        for layer in &root.lower {
+            fsconfig_set_string(&context, "lowerdir+", layer)?;
+        }
+        fsconfig_set_string(&context, "upperdir", &root.upper)?;
+        fsconfig_set_string(&context, "workdir", &root.work)?;
+        // All layers but one share no superblock: with xino every inode number is unique and one st_dev is shown.
+        fsconfig_set_string(&context, "xino", "on")?;
+        // rename(2) of a directory of the image works as on any file system instead of failing with EXDEV.
+        fsconfig_set_string(&context, "redirect_dir", "on")?;
+        fsconfig_set_string(&context, "index", "off")?;
+        fsconfig_set_string(&context, "metacopy", "off")?;
+        fsconfig_create(&context)?;
+        fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+    })()
+    .map_err(ShimError::file("mount the overlay of", &root.upper))?;
+    // Any directory will do as the place to mount on; it is left by the pivot at once.
+    let place = "/proc";
+    move_mount(
+        &overlay,
+        c"",
+        CWD,
+        place,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(ShimError::file("mount the overlay on", place))?;
+    rustix::process::chdir(place).map_err(ShimError::file("enter", place))?;
+    // pivot_root(2), "pivot_root(".", ".")": the old root ends on top of the new one and is detached from there.
+    rustix::process::pivot_root(".", ".").map_err(ShimError::system("pivot the root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(ShimError::system("detach the old root"))?;
+    rustix::process::chdir("/").map_err(ShimError::file("enter", "/"))
+}
+
+fn mount_kernel_filesystems(spec: &ShimSpec) -> Result<(), ShimError> {
+    let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let shared_memory = format!("mode=1777,size={}", spec.shared_memory_bytes);
+    // The values are Docker's.
+    let mounts: [(&str, &str, MountFlags, &str); 7] = [
+        ("proc", "/proc", plain, ""),
+        ("sysfs", "/sys", plain | MountFlags::RDONLY, ""),
+        ("cgroup2", "/sys/fs/cgroup", plain | MountFlags::RDONLY, ""),
+        (
+            "tmpfs",
+            "/dev",
+            MountFlags::NOSUID | MountFlags::STRICTATIME,
+            "mode=755,size=65536k",
+        ),
+        (
+            "devpts",
+            "/dev/pts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            "newinstance,ptmxmode=0666,mode=0620,gid=5",
+        ),
+        ("mqueue", "/dev/mqueue", plain, ""),
+        ("tmpfs", "/dev/shm", plain, &shared_memory),
+    ];
+    for (kind, path, flags, options) in mounts {
+        if path.starts_with("/dev/") {
+            make_directory(path)?;
+        }
+        let options = std::ffi::CString::new(options).map_err(|_| ShimError::System {
+            action: "mount with a zero byte in the options",
+            source: Errno::INVAL.into(),
+        })?;
+        mount(kind, path, kind, flags, options.as_c_str())
+            .map_err(ShimError::file("mount", path))?;
+    }
+    Ok(())
+}
+
+fn make_directory(path: &str) -> Result<(), ShimError> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(ShimError::file("make", path)(error)),
+    }
+}
+
+fn make_devices() -> Result<(), ShimError> {
+    let old_mask = rustix::process::umask(Mode::empty());
+    for (name, major, minor) in [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    ] {
+        let path = format!("/dev/{name}");
+        rustix::fs::mknodat(
+            CWD,
+            &path,
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            rustix::fs::makedev(major, minor),
+        )
+        .map_err(ShimError::file("make", path))?;
+    }
+    rustix::process::umask(old_mask);
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+        ("/dev/core", "/proc/kcore"),
+    ] {
+        symlink(target, link).map_err(ShimError::file("link", link))?;
+    }
+    Ok(())
+}
+
+/// Hides a path: a file behind `/dev/null`, a directory behind an empty read-only file system. Absent paths need no hiding.
+fn mask(path: &Path) -> Result<(), ShimError> {
+    let covered = match mount_bind("/dev/null", path) {
+        Err(Errno::NOTDIR) => mount(
+            "tmpfs",
+            path,
+            "tmpfs",
+            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+            c"size=0k,nr_inodes=1",
+        ),
+        other => other,
+    };
+    match covered {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(ShimError::file("mask", path)(error)),
+    }
+}
+
+fn make_read_only(path: &Path) -> Result<(), ShimError> {
+    match mount_bind(path, path) {
+        Ok(()) => mount_remount(
+            path,
+            MountFlags::BIND
+                | MountFlags::RDONLY
+                | MountFlags::NOSUID
+                | MountFlags::NODEV
+                | MountFlags::NOEXEC,
+            "",
+        )
+        .map_err(ShimError::file("make read-only", path)),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(ShimError::file("make read-only", path)(error)),
+    }
+}
+
+/// Puts a file of ours (`/etc/resolv.conf`) into the sandbox. An image may have a link there that leads nowhere useful
+/// (systemd-resolved's); it is replaced.
+fn write_file(path: &Path, content: &str) -> Result<(), ShimError> {
+    let is_link = path
+        .symlink_metadata()
+        .is_ok_and(|status| status.file_type().is_symlink());
+    if is_link {
+        std::fs::remove_file(path).map_err(ShimError::file("replace", path))?;
+    }
+    // Writing what is there already would only make the snapshot larger.
+    if std::fs::read(path).is_ok_and(|old| old == content.as_bytes()) {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(ShimError::file("make", parent))?;
+    }
+    std::fs::write(path, content).map_err(ShimError::file("write", path))
+}

@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 
 pub use error::{EngineError, ErrorKind};
 pub use fermata_protocol::agent;
-pub use fermata_runtime::{AgentClient, OutputFrom, RuntimeError, RuntimeErrorKind, StartRequest};
+pub use fermata_runtime::{
+    AgentClient, OutputFrom, RuntimeError, RuntimeErrorKind, StartRequest, error_chain,
+};
 pub use model::*;
 
 /// The engine's results.

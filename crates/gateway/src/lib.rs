@@ -1,1 +1,3 @@
-//! placeholder
+//! The wire interfaces: gateways translate their wire words into calls of the engine.
+
+pub mod rest;

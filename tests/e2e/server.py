@@ -1,0 +1,163 @@
+"""A real server, started as a user starts it, that can be killed and started again on the same data and ports."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from beta9.abstractions.base import unset_channel
+from waiting import eventually
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEFAULT_BINARY = REPOSITORY / "target/x86_64-unknown-linux-gnu/debug/fermata"
+BINARY = Path(os.environ.get("FERMATA_BIN", DEFAULT_BINARY))
+
+# The client's command line accepts nothing shorter than 64 characters.
+TOKEN = "end-to-end-".ljust(64, "0")
+
+# The first start makes the base image from the distribution's packages.
+FIRST_START_SECONDS = 300.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """`fermata serve` on loopback. `start`, `kill` and `stop` may be called in any order, any number of times."""
+
+    def __init__(self, data_directory: Path, *options: str):
+        self.data_directory = data_directory
+        self.options = options
+        self.grpc_port = free_port()
+        self.http_port = free_port()
+        self.log = Path(tempfile.mkstemp(prefix="fermata-e2e-", suffix=".log")[1])
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None and self._process.poll() is None, f"the server is not running; see {self.log}"
+        return self._process.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def client_environment(self) -> dict[str, str]:
+        """What points the official client at this server, and away from the configuration of whoever runs the tests."""
+        return {
+            "BETA9_GATEWAY_HOST": "127.0.0.1",
+            "BETA9_GATEWAY_PORT": str(self.grpc_port),
+            "BETA9_API_URL": self.url,
+            "BEAM_TOKEN": TOKEN,
+            "CONFIG_PATH": "/nonexistent/config.ini",
+            # Where the client's command line would look for a newer version of itself.
+            "BASE_API_URL": "http://127.0.0.1:9",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def start(self, *options: str, timeout: float = FIRST_START_SECONDS) -> None:
+        assert self._process is None, "the server is running already"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    BINARY,
+                    "serve",
+                    f"--data-dir={self.data_directory}",
+                    f"--grpc=127.0.0.1:{self.grpc_port}",
+                    f"--http=127.0.0.1:{self.http_port}",
+                    *self.options,
+                    *options,
+                ],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "FERMATA_TOKEN": TOKEN},
+            )
+        eventually(self._answers, f"the server is ready; see {self.log}", timeout)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"the server ended with {self._process.returncode}:\n{self.log_tail()}")
+        # Both ports are bound only when the server takes requests.
+        for port in (self.grpc_port, self.http_port):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return False
+        return True
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """One call of the server's own HTTP interface; raises `urllib.error.HTTPError` for an error status."""
+        request = urllib.request.Request(
+            f"{self.url}/v1{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def remove_images(self) -> None:
+        """Ends every sandbox and removes every image but the base image, so that kept data does not grow."""
+        for sandbox in self.api("GET", "/sandboxes"):
+            self.api("DELETE", f"/sandboxes/{sandbox['id']}?forget=true")
+        for image in self.api("GET", "/images"):
+            if image["origin"]["kind"] != "base":
+                self.api("DELETE", f"/images/{image['id']}")
+
+    def log_tail(self, lines: int = 30) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def kill(self) -> None:
+        """Ends the daemon as a crash does. Sandboxes run on."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def stop(self, timeout: float = 60.0) -> int:
+        """SIGTERM, as a service manager ends it; the exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(timeout)
+        self._process = None
+        return code
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends the server together with every sandbox, whatever state a test left it in."""
+        if self.is_running():
+            self.stop()
+        self._process = None
+        self.start("--stop-sandboxes")
+        assert self.stop() == 0, f"the server did not end cleanly:\n{self.log_tail()}"
+
+
+@contextlib.contextmanager
+def pointed_at(server: Server) -> Iterator[None]:
+    """The client in this process speaks to `server` inside the block."""
+    wanted = server.client_environment()
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    unset_channel()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        unset_channel()

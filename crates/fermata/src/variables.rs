@@ -1,0 +1,23 @@
+//! Every environment variable that is read.
+
+/// The configuration file of the server.
+pub(crate) const CONFIG: &str = "FERMATA_CONFIG";
+/// Where the server keeps everything.
+pub(crate) const DATA_DIR: &str = "FERMATA_DATA_DIR";
+/// Address of the gRPC listener.
+pub(crate) const GRPC: &str = "FERMATA_GRPC";
+/// Address of the HTTP listener.
+pub(crate) const HTTP: &str = "FERMATA_HTTP";
+/// Whether the end of the server ends its sandboxes.
+pub(crate) const STOP_SANDBOXES: &str = "FERMATA_STOP_SANDBOXES";
+/// `text` or `json`.
+pub(crate) const LOG_FORMAT: &str = "FERMATA_LOG_FORMAT";
+/// The server's token, for the server itself and for its clients.
+pub(crate) const TOKEN: &str = "FERMATA_TOKEN";
+/// Where the command line finds the server.
+pub(crate) const URL: &str = "FERMATA_URL";
+
+/// The value of a variable; one that is set to nothing counts as not set.
+pub(crate) fn read(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

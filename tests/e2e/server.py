@@ -88,12 +88,11 @@ class Server:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError(f"the server ended with {self._process.returncode}:\n{self.log_tail()}")
-        # Both ports are bound only when the server takes requests.
-        for port in (self.grpc_port, self.http_port):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) != 0:
-                    return False
-        return True
+        # Written when the server takes requests; a killed one left its own behind.
+        try:
+            return json.loads((self.data_directory / "endpoints.json").read_text())["pid"] == self._process.pid
+        except FileNotFoundError:
+            return False
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One call of the server's own HTTP interface; raises `urllib.error.HTTPError` for an error status."""

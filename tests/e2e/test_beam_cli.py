@@ -1,0 +1,104 @@
+"""Beam's own command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BEAM = Path(sys.executable).parent / "beam"
+
+
+@pytest.fixture
+def beam(server, tmp_path):
+    def call(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BEAM, *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **server.client_environment()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+
+    return call
+
+
+def test_doctor_and_whoami(beam):
+    for command in ("doctor", "whoami", "status"):
+        answer = beam(command)
+        assert answer.returncode == 0, (command, answer)
+
+
+def test_create_list_stop(beam):
+    created = beam("container", "create", "--format", "json")
+    assert created.returncode == 0, created
+    container = json.loads(created.stdout)["container_id"]
+    listed = beam("container", "list", "--format", "json")
+    entry = next(entry for entry in json.loads(listed.stdout) if entry["container_id"] == container)
+    assert entry["status"] == "RUNNING"
+    assert beam("container", "stop", container).returncode == 0
+    listed = beam("container", "list", "--format", "json")
+    assert container not in listed.stdout
+    again = beam("container", "stop", "sandbox-00000000-0000-4000-8000-000000000000-abcdefgh")
+    assert again.returncode == 1
+    assert "not found" in again.stdout + again.stderr
+
+
+def test_exec(beam, sandbox):
+    answer = beam("container", "exec", sandbox.container_id, "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (answer.returncode, answer.stdout, answer.stderr) == (3, "out\n", "err\n")
+    answer = beam("container", "exec", sandbox.container_id, "--", "cat", stdin="piped")
+    assert answer.stdout == "piped"
+
+
+def test_exec_with_a_timeout(beam, sandbox):
+    answer = beam("container", "exec", sandbox.container_id, "--timeout", "1", "--", "sleep", "1000")
+    assert answer.returncode == 1
+    assert "timed out" in answer.stdout + answer.stderr
+    assert all(process.exit_code >= 0 for process in sandbox.process.list_processes().values())
+
+
+def test_cp(beam, sandbox, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 5000)
+    assert beam("container", "cp", str(source), f"{sandbox.container_id}:/workspace/f").returncode == 0
+    assert beam("container", "cp", f"{sandbox.container_id}:/workspace/f", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back").read_bytes() == source.read_bytes()
+    failed = beam("container", "cp", f"{sandbox.container_id}:/none", str(tmp_path / "none"))
+    assert failed.returncode == 1
+    assert "no such file" in (failed.stdout + failed.stderr).lower()
+
+
+def test_attach_ends_with_the_sandbox(server, sandbox, tmp_path):
+    attached = subprocess.Popen(
+        [BEAM, "container", "attach", sandbox.container_id],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **server.client_environment()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+    )
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            attached.wait(2)
+        sandbox.terminate()
+        attached.wait(30)
+    finally:
+        attached.kill()
+        attached.communicate()
+
+
+def test_checkpoint_is_refused(beam, sandbox):
+    answer = beam("container", "checkpoint", sandbox.container_id)
+    assert answer.returncode == 1
+    assert "not supported" in answer.stdout + answer.stderr
+
+
+def test_image_get(beam, sandbox):
+    image_id = sandbox.create_image_from_filesystem()
+    assert beam("image", "get", image_id).returncode == 0
+    assert beam("image", "get", "no-such-image").returncode != 0

@@ -105,6 +105,15 @@ pub enum EngineError {
         #[source]
         source: fermata_runtime::RuntimeError,
     },
+    /// The machine could not be prepared.
+    #[error("cannot {action}")]
+    Host {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: fermata_runtime::RuntimeError,
+    },
     /// The records could not be read or written.
     #[error("cannot {action} in the database")]
     Database {
@@ -145,7 +154,7 @@ impl EngineError {
                     ErrorKind::Internal
                 }
             }
-            Self::Runtime { source, .. } => source.kind().into(),
+            Self::Runtime { source, .. } | Self::Host { source, .. } => source.kind().into(),
             Self::Database { .. } | Self::File { .. } => ErrorKind::Internal,
         }
     }

@@ -160,6 +160,29 @@ impl Cgroups {
         })
     }
 
+    /// Removes the parent directories when no sandbox of any server is left in them.
+    pub fn remove_parents() {
+        let Some(hierarchies) = std::fs::read_to_string("/proc/self/mounts")
+            .ok()
+            .and_then(|mounts| Hierarchies::parse(&mounts))
+        else {
+            return;
+        };
+        let unified = Some(&hierarchies.unified);
+        for hierarchy in [
+            unified,
+            hierarchies.cpu.as_ref(),
+            hierarchies.memory.as_ref(),
+            hierarchies.pids.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            // Refused by the kernel while another server has a sandbox there.
+            let _ = std::fs::remove_dir(hierarchy.join(PARENT));
+        }
+    }
+
     /// Makes a sandbox's control groups, limited and empty.
     ///
     /// # Errors
@@ -204,10 +227,19 @@ impl Cgroups {
     }
 
     fn fill(&self, spec: &CgroupSpec, limits: Limits) -> Result<(), RuntimeError> {
-        make(&spec.unified)?;
-        for directory in &spec.controllers {
+        for directory in spec.controllers.iter().chain([&spec.unified]) {
+            // Another server of this machine removes the parent when it ends and has seen no sandbox there.
+            if let Some(parent) = directory.parent() {
+                make(parent)?;
+            }
             make(directory)?;
         }
+        if let Some(parent) = spec.unified.parent() {
+            for controller in &self.unified_controllers {
+                write(parent, "cgroup.subtree_control", &format!("+{controller}"))?;
+            }
+        }
+        // The limits' files appear in the group once its parent hands the controllers down.
         let directory = std::fs::File::open(&spec.unified).map_err(file("open", &spec.unified))?;
         self.devices
             .attach(directory.as_fd())

@@ -1,0 +1,127 @@
+//! Holding the filesystem of a running sandbox.
+//!
+//! ```text
+//! record "making" ─► flush (it runs on) ─► freeze ─► snapshot ─► thaw ─► record "ready"
+//!                                          └── paused_ms ──────┘
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::create::{new_id, runtime};
+use crate::live::{Inner, Live, lock};
+use crate::model::{FilesystemSnapshot, ImageId, ImageOrigin, SandboxId, SandboxStatus};
+use crate::records::{ImageRecord, ImageStatus};
+use crate::{Engine, EngineError, Result};
+
+impl Engine {
+    /// Holds the filesystem of a running sandbox as a new image; the sandbox runs on. Snapshots of the same sandbox follow one
+    /// another.
+    ///
+    /// # Errors
+    /// `SandboxNotFound`, `NotRunning`, `Pool` (also when it is full), `Runtime`. Nothing of a failed attempt is left and the sandbox
+    /// runs on.
+    pub async fn snapshot_filesystem(&self, id: &SandboxId) -> Result<FilesystemSnapshot> {
+        self.inner.refuse_when_closing()?;
+        let live = self.inner.running(id).await?;
+        let inner = self.inner.clone();
+        // A caller that goes away must not leave a frozen sandbox or half a snapshot.
+        let task = inner.tasks.spawn(snapshot(inner.clone(), live));
+        task.await.map_err(|_| EngineError::ShuttingDown)?
+    }
+}
+
+async fn snapshot(inner: Arc<Inner>, live: Arc<Live>) -> Result<FilesystemSnapshot> {
+    let started = Instant::now();
+    let _operation = live.operation.lock().await;
+    let status = live.state.borrow().status;
+    if status != SandboxStatus::Running {
+        return Err(EngineError::NotRunning {
+            id: live.id.clone(),
+            status,
+        });
+    }
+    let source = lock(&inner.images)
+        .get(&live.image)
+        .cloned()
+        .ok_or_else(|| EngineError::ImageNotFound {
+            id: live.image.clone(),
+        })?;
+    let id: ImageId = new_id("im")?;
+    let mut record = ImageRecord {
+        id: id.clone(),
+        status: ImageStatus::Making,
+        origin: ImageOrigin::Snapshot {
+            sandbox: live.id.clone(),
+        },
+        layers: source.layers,
+        snapshot: Some(id.to_string()),
+        // The image's own: what the sandbox was given may be secret.
+        environment: source.environment,
+        size_bytes: source.size_bytes,
+        created_at: Timestamp::now(),
+    };
+    inner.records.insert_image(&record).await?;
+    let held = match hold(&inner, &live, &id).await {
+        Ok(held) => held,
+        Err(error) => {
+            discard(&inner, &id).await;
+            return Err(error);
+        }
+    };
+    record.status = ImageStatus::Ready;
+    record.size_bytes = held.upper_bytes;
+    if let Err(error) = inner.records.insert_image(&record).await {
+        discard(&inner, &id).await;
+        return Err(error);
+    }
+    lock(&inner.images).insert(id.clone(), record);
+    let result = FilesystemSnapshot {
+        image: id,
+        paused_ms: held.paused.as_secs_f64() * 1e3,
+        total_ms: started.elapsed().as_secs_f64() * 1e3,
+        upper_bytes: held.upper_bytes,
+    };
+    info!(sandbox = %live.id, image = %result.image, paused_ms = result.paused_ms, total_ms = result.total_ms, upper_bytes = result.upper_bytes, "filesystem snapshot");
+    Ok(result)
+}
+
+/// What a capture gave.
+pub(crate) struct Held {
+    pub(crate) paused: Duration,
+    pub(crate) upper_bytes: u64,
+}
+
+/// Captures a sandbox's upper under a freeze, as the pool's snapshot `id`. The caller holds the sandbox's operation lock.
+pub(crate) async fn hold(inner: &Inner, live: &Live, id: &ImageId) -> Result<Held> {
+    inner.storage.flush_upper(&live.id).await?;
+    let frozen_at = Instant::now();
+    let frozen = live
+        .shim
+        .freeze(inner.config.freeze_limit)
+        .await
+        .map_err(runtime("freeze", &live.id))?;
+    let captured = inner.storage.snapshot_upper(&live.id, id).await;
+    let thawed = frozen.thaw().await;
+    let paused = frozen_at.elapsed();
+    captured?;
+    thawed.map_err(runtime("thaw", &live.id))?;
+    Ok(Held {
+        paused,
+        upper_bytes: inner.storage.snapshot_bytes(id).await?,
+    })
+}
+
+/// Removes what a failed attempt may have left; what cannot be removed now is found by the next start.
+pub(crate) async fn discard(inner: &Inner, id: &ImageId) {
+    if let Err(error) = inner.storage.delete_snapshot(id).await {
+        warn!(image = %id, error = error.chain(), "cannot delete the remains of a snapshot");
+        return;
+    }
+    if let Err(error) = inner.records.delete_image(id).await {
+        warn!(image = %id, error = error.chain(), "cannot forget a failed snapshot");
+    }
+}

@@ -296,8 +296,7 @@ pub fn child_signals() -> io::Result<OwnedFd> {
     // SAFETY: `set` was initialised by sigemptyset.
     unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD) };
     // SAFETY: `set` is initialised; no old mask is asked for.
-    let result =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut()) };
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut()) };
     if result != 0 {
         return Err(io::Error::from_raw_os_error(result));
     }
@@ -321,8 +320,8 @@ pub fn peer_process(socket: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
         uid: 0,
         gid: 0,
     };
-    let mut length = libc::socklen_t::try_from(size_of_val(&credentials))
-        .map_err(io::Error::other)?;
+    let mut length =
+        libc::socklen_t::try_from(size_of_val(&credentials)).map_err(io::Error::other)?;
     // SAFETY: `credentials` and `length` are valid for writing, and `length` is the size of `credentials`. (rustix's
     // `socket_peercred` holds the pid in a non-zero type and so cannot express a peer outside the namespace.)
     let result = unsafe {
@@ -369,4 +368,22 @@ pub fn keep_heap_small() {
 pub fn trim_heap() {
     // SAFETY: malloc_trim takes the allocator's lock.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Sends a signal to a process group; any number is allowed, also those of real-time signals.
+///
+/// # Errors
+/// The errno of `kill` (`ESRCH`: the group has no member).
+pub fn signal_group(group: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes plain numbers; a positive pid negated names a group.
+    match unsafe { libc::kill(-group.as_raw_nonzero().get(), signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether a process with this pid exists, if only as a zombie.
+#[must_use]
+pub fn is_alive(pid: Pid) -> bool {
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }

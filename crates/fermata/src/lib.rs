@@ -16,6 +16,7 @@ mod environment;
 mod failure;
 mod printer;
 mod serve;
+mod size;
 mod variables;
 
 use std::process::ExitCode;

@@ -12,6 +12,18 @@ pub(crate) const HTTP: &str = "FERMATA_HTTP";
 pub(crate) const STOP_SANDBOXES: &str = "FERMATA_STOP_SANDBOXES";
 /// `text` or `json`.
 pub(crate) const LOG_FORMAT: &str = "FERMATA_LOG_FORMAT";
+/// The most memory that one sandbox may use.
+pub(crate) const MEMORY_CAP: &str = "FERMATA_MEMORY_CAP";
+/// The most processes and threads that one sandbox may have.
+pub(crate) const PROCESS_CAP: &str = "FERMATA_PROCESS_CAP";
+/// Size of the storage pool.
+pub(crate) const POOL_SIZE: &str = "FERMATA_POOL_SIZE";
+/// Name servers for sandboxes.
+pub(crate) const NAME_SERVERS: &str = "FERMATA_NAME_SERVERS";
+/// Files with certificate authorities that the base image is to trust.
+pub(crate) const EXTRA_CERTIFICATES: &str = "FERMATA_EXTRA_CERTIFICATES";
+/// Environment of image builds.
+pub(crate) const BUILD_ENVIRONMENT: &str = "FERMATA_BUILD_ENVIRONMENT";
 /// The server's token, for the server itself and for its clients.
 pub(crate) const TOKEN: &str = "FERMATA_TOKEN";
 /// Where the command line finds the server.

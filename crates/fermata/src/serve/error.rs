@@ -40,6 +40,11 @@ pub(crate) enum ServeError {
         #[source]
         source: io::Error,
     },
+    #[error("the program {name} was not found: not in {}", list(.searched))]
+    Program {
+        name: &'static str,
+        searched: Vec<PathBuf>,
+    },
     #[error("cannot open the engine")]
     Open(#[source] EngineError),
     #[error("the {what} listener broke down")]
@@ -60,6 +65,11 @@ fn process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(", nor in ")
+}
+
 impl Explain for ServeError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -71,6 +81,7 @@ impl Explain for ServeError {
             Self::Open(error) if error.kind() == ErrorKind::Internal => {
                 "`fermata doctor` checks what this machine lacks"
             }
+            Self::Program { .. } => "it comes with fermata: install it again, or `cargo build --workspace`",
             Self::Token { .. } => "make one with `openssl rand -hex 32`, or remove the file",
             _ => return None,
         };
@@ -79,7 +90,7 @@ impl Explain for ServeError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NotRoot | Self::Locked { .. } | Self::Token { .. } | Self::Bind { .. } => 2,
+            Self::NotRoot | Self::Locked { .. } | Self::Token { .. } | Self::Program { .. } | Self::Bind { .. } => 2,
             _ => 1,
         }
     }

@@ -5,32 +5,35 @@ use std::sync::Arc;
 
 use fermata_engine::Engine;
 use fermata_gateway::rest;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ServeError;
 use crate::endpoint::Endpoints;
 
-/// Bound, not yet answering: callers wait in the backlog until the engine is open.
+/// How many connections may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// Bound, so that the addresses are ours, but not listening: a connection is possible only when it will be answered.
 #[derive(Debug)]
 pub(super) struct Gateways {
-    grpc: TcpListener,
-    http: TcpListener,
+    grpc: TcpSocket,
+    http: TcpSocket,
 }
 
 impl Gateways {
-    pub(super) async fn bind(grpc: SocketAddr, http: SocketAddr) -> Result<Self, ServeError> {
+    pub(super) fn bind(grpc: SocketAddr, http: SocketAddr) -> Result<Self, ServeError> {
         Ok(Self {
-            grpc: bind("gRPC", grpc).await?,
-            http: bind("HTTP", http).await?,
+            grpc: bind("gRPC", grpc)?,
+            http: bind("HTTP", http)?,
         })
     }
 
     /// The real addresses, also where port 0 was asked for.
     pub(super) fn endpoints(&self) -> Result<Endpoints, ServeError> {
-        let address = |what, listener: &TcpListener| {
-            listener
+        let address = |what, socket: &TcpSocket| {
+            socket
                 .local_addr()
                 .map_err(|source| ServeError::Http { what, source })
         };
@@ -41,6 +44,28 @@ impl Gateways {
         })
     }
 
+    /// From now on connections are taken.
+    pub(super) fn listen(self) -> Result<Listening, ServeError> {
+        let listen = |what, socket: TcpSocket| {
+            socket
+                .listen(BACKLOG)
+                .map_err(|source| ServeError::Http { what, source })
+        };
+        Ok(Listening {
+            grpc: listen("gRPC", self.grpc)?,
+            http: listen("HTTP", self.http)?,
+        })
+    }
+}
+
+/// Taking connections.
+#[derive(Debug)]
+pub(super) struct Listening {
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+impl Listening {
     /// Answers until told to drain, then until the last call has ended.
     pub(super) async fn serve(
         self,
@@ -59,9 +84,15 @@ impl Gateways {
     }
 }
 
-async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
+fn bind(what: &'static str, address: SocketAddr) -> Result<TcpSocket, ServeError> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    socket
+        .and_then(|socket| {
+            // Connections of the server before, still in TIME_WAIT, are no obstacle.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        })
         .map_err(|source| ServeError::Bind { what, address, source })
 }
 

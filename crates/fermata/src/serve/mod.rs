@@ -1,7 +1,7 @@
 //! `fermata serve`: the daemon's life.
 //!
 //! ```text
-//! settings ─► lock ─► token ─► listeners bound ─► engine opened ─► serving, endpoints published, "ready"
+//! settings ─► lock ─► token ─► addresses bound ─► engine opened ─► serving, endpoints published, "ready"
 //!                                                                     │ SIGTERM, SIGINT
 //!                                  engine shut down ◄─ calls drained ◄┘
 //! ```
@@ -11,6 +11,7 @@
 mod error;
 mod gateways;
 mod lock;
+mod programs;
 mod progress;
 mod publish;
 mod token;
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::ServeFlags;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, Limits, LogFormat};
 use crate::endpoint::Endpoints;
 use crate::failure::Failure;
 use crate::printer::Printer;
@@ -61,18 +62,19 @@ async fn run(config: &Config, printer: &Printer) -> Result<(), Failure> {
     publish::withdraw(directory)?;
     let token: Arc<str> = token::load_or_make(directory, printer)?.into();
     // Before the engine's long first start, so that a taken port is known at once.
-    let gateways = Gateways::bind(config.grpc.value, config.http.value).await?;
+    let gateways = Gateways::bind(config.grpc.value, config.http.value)?;
     let endpoints = gateways.endpoints()?;
 
     let engine = tokio::select! {
-        engine = open_engine(directory) => engine?,
+        engine = open_engine(config) => engine?,
         name = stop.next() => {
             tracing::info!(signal = name, "stopped before the server was ready");
             return Ok(());
         }
     };
     let draining = CancellationToken::new();
-    let mut serving = tokio::spawn(gateways.serve(engine.clone(), token, draining.clone()));
+    let listening = gateways.listen()?;
+    let mut serving = tokio::spawn(listening.serve(engine.clone(), token, draining.clone()));
     publish::publish(directory, endpoints)?;
     printer.line(&ready_line(endpoints, directory))?;
 
@@ -114,18 +116,34 @@ async fn drain(
     }
 }
 
-async fn open_engine(directory: &Path) -> Result<Engine, ServeError> {
+async fn open_engine(config: &Config) -> Result<Engine, ServeError> {
+    let config = engine_config(config)?;
     let (progress, lines) = mpsc::unbounded_channel();
     let display = tokio::spawn(progress::show(lines));
-    let config = EngineConfig {
-        data_directory: directory.to_owned(),
-    };
     let engine = Engine::open(config, progress).await.map_err(ServeError::Open);
     // Ends with the sender, which the engine has dropped; wait so that the ready line comes after it.
     if let Err(error) = display.await {
         tracing::warn!(%error, "the progress display failed");
     }
     engine
+}
+
+fn engine_config(config: &Config) -> Result<EngineConfig, ServeError> {
+    let defaults = EngineConfig::new(
+        config.data_dir.value.clone(),
+        programs::find("fermata-shim")?,
+        programs::find("fermata-agent")?,
+    );
+    let Limits { memory_cap, process_cap, pool_size } = &config.limits;
+    Ok(EngineConfig {
+        memory_cap_bytes: memory_cap.value.map_or(defaults.memory_cap_bytes, |size| size.0),
+        process_cap: process_cap.value.unwrap_or(defaults.process_cap),
+        pool_size_bytes: pool_size.value.map(|size| size.0),
+        name_servers: config.name_servers.value.0.clone(),
+        extra_certificates: config.extra_certificates.value.0.iter().map(Into::into).collect(),
+        build_environment: config.build_environment.value.0.clone(),
+        ..defaults
+    })
 }
 
 fn ready_line(endpoints: Endpoints, directory: &Path) -> String {

@@ -1,5 +1,7 @@
 //! The server's settings: flags win over the environment, that wins over the file, that wins over the defaults.
 
+mod value;
+
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,44 +13,17 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::ServeFlags;
 use crate::failure::{Explain, Failure};
 use crate::printer::Printer;
+use crate::size::ByteSize;
 use crate::variables;
+use value::{List, Variables};
+
+pub(crate) use value::LogFormat;
 
 /// Where everything is kept unless something else is said.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/fermata";
 
 /// Read if it is there and no other was named.
 const DEFAULT_FILE: &str = "/etc/fermata/config.toml";
-
-/// How logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("not one of text, json"),
-        }
-    }
-}
-
-impl fmt::Display for LogFormat {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
-    }
-}
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +60,18 @@ pub(crate) struct Config {
     pub(crate) http: Setting<SocketAddr>,
     pub(crate) stop_sandboxes: Setting<bool>,
     pub(crate) log_format: Setting<LogFormat>,
+    pub(crate) limits: Limits,
+    pub(crate) name_servers: Setting<List>,
+    pub(crate) extra_certificates: Setting<List>,
+    pub(crate) build_environment: Setting<Variables>,
+}
+
+/// What protects the host; absent ones are chosen by the engine from what the machine has.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) memory_cap: Setting<Option<ByteSize>>,
+    pub(crate) process_cap: Setting<Option<u64>>,
+    pub(crate) pool_size: Setting<Option<ByteSize>>,
 }
 
 /// Why the settings cannot be used.
@@ -123,7 +110,19 @@ impl Explain for ConfigError {
     }
 }
 
-const KEYS: [&str; 5] = ["data_dir", "grpc", "http", "stop_sandboxes", "log_format"];
+const KEYS: [&str; 11] = [
+    "data_dir",
+    "grpc",
+    "http",
+    "stop_sandboxes",
+    "log_format",
+    "memory_cap",
+    "process_cap",
+    "pool_size",
+    "name_servers",
+    "extra_certificates",
+    "build_environment",
+];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -133,27 +132,33 @@ struct File {
     http: Option<SocketAddr>,
     stop_sandboxes: Option<bool>,
     log_format: Option<LogFormat>,
+    memory_cap: Option<ByteSize>,
+    process_cap: Option<u64>,
+    pool_size: Option<ByteSize>,
+    name_servers: Option<List>,
+    extra_certificates: Option<List>,
+    build_environment: Option<Variables>,
 }
 
-/// What one setting may come from, strongest first.
+/// What settings may come from.
 struct Sources<'a> {
     path: &'a Path,
     variable: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl Sources<'_> {
-    fn pick<T: FromStr>(
+    /// The strongest source that says something.
+    fn find<T: FromStr>(
         &self,
-        (flag_name, flag): (&'static str, Option<T>),
+        flag: Option<(&'static str, T)>,
         variable: &'static str,
         file: Option<T>,
-        default: T,
-    ) -> Result<Setting<T>, ConfigError>
+    ) -> Result<Option<Setting<T>>, ConfigError>
     where
         T::Err: fmt::Display,
     {
-        if let Some(value) = flag {
-            return Ok(Setting { value, origin: Origin::Flag(flag_name) });
+        if let Some((name, value)) = flag {
+            return Ok(Some(Setting { value, origin: Origin::Flag(name) }));
         }
         if let Some(text) = (self.variable)(variable) {
             let value = text.parse().map_err(|error: T::Err| ConfigError::Variable {
@@ -161,12 +166,31 @@ impl Sources<'_> {
                 value: text.clone(),
                 reason: error.to_string(),
             })?;
-            return Ok(Setting { value, origin: Origin::Environment(variable) });
+            return Ok(Some(Setting { value, origin: Origin::Environment(variable) }));
         }
-        Ok(file.map_or(
-            Setting { value: default, origin: Origin::Default },
-            |value| Setting { value, origin: Origin::File(self.path.to_owned()) },
+        Ok(file.map(|value| Setting { value, origin: Origin::File(self.path.to_owned()) }))
+    }
+
+    /// A setting of which only the engine knows the default.
+    fn limit<T: FromStr>(
+        &self,
+        variable: &'static str,
+        file: Option<T>,
+    ) -> Result<Setting<Option<T>>, ConfigError>
+    where
+        T::Err: fmt::Display,
+    {
+        let found = self.find(None, variable, file)?;
+        Ok(found.map_or(
+            Setting { value: None, origin: Origin::Default },
+            |setting| Setting { value: Some(setting.value), origin: setting.origin },
         ))
+    }
+}
+
+impl<T> Setting<T> {
+    fn or_default(found: Option<Self>, default: T) -> Self {
+        found.unwrap_or(Self { value: default, origin: Origin::Default })
     }
 }
 
@@ -187,40 +211,85 @@ impl Config {
         let (path, file) = read_file(named)?;
         let sources = Sources { path: &path, variable };
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let data_dir = flags.data_dir.clone().map(|value| ("--data-dir", value));
+        let grpc = flags.grpc.map(|value| ("--grpc", value));
+        let http = flags.http.map(|value| ("--http", value));
+        let stop = flags.stop_sandboxes.then_some(("--stop-sandboxes", true));
+        let log_format = flags.log_format.map(|value| ("--log-format", value));
         Ok(Self {
-            data_dir: sources.pick(
-                ("--data-dir", flags.data_dir.clone()),
-                variables::DATA_DIR,
-                file.data_dir,
+            data_dir: Setting::or_default(
+                sources.find(data_dir, variables::DATA_DIR, file.data_dir)?,
                 PathBuf::from(DEFAULT_DATA_DIR),
-            )?,
-            grpc: sources.pick(("--grpc", flags.grpc), variables::GRPC, file.grpc, loopback(1993))?,
-            http: sources.pick(("--http", flags.http), variables::HTTP, file.http, loopback(1994))?,
-            stop_sandboxes: sources.pick(
-                ("--stop-sandboxes", flags.stop_sandboxes.then_some(true)),
-                variables::STOP_SANDBOXES,
-                file.stop_sandboxes,
+            ),
+            grpc: Setting::or_default(
+                sources.find(grpc, variables::GRPC, file.grpc)?,
+                loopback(1993),
+            ),
+            http: Setting::or_default(
+                sources.find(http, variables::HTTP, file.http)?,
+                loopback(1994),
+            ),
+            stop_sandboxes: Setting::or_default(
+                sources.find(stop, variables::STOP_SANDBOXES, file.stop_sandboxes)?,
                 false,
-            )?,
-            log_format: sources.pick(
-                ("--log-format", flags.log_format),
-                variables::LOG_FORMAT,
-                file.log_format,
+            ),
+            log_format: Setting::or_default(
+                sources.find(log_format, variables::LOG_FORMAT, file.log_format)?,
                 LogFormat::Text,
-            )?,
+            ),
+            limits: Limits {
+                memory_cap: sources.limit(variables::MEMORY_CAP, file.memory_cap)?,
+                process_cap: sources.limit(variables::PROCESS_CAP, file.process_cap)?,
+                pool_size: sources.limit(variables::POOL_SIZE, file.pool_size)?,
+            },
+            name_servers: Setting::or_default(
+                sources.find(None, variables::NAME_SERVERS, file.name_servers)?,
+                List::default(),
+            ),
+            extra_certificates: Setting::or_default(
+                sources.find(None, variables::EXTRA_CERTIFICATES, file.extra_certificates)?,
+                List::default(),
+            ),
+            build_environment: Setting::or_default(
+                sources.find(None, variables::BUILD_ENVIRONMENT, file.build_environment)?,
+                Variables::default(),
+            ),
         })
     }
 
-    fn rows(&self) -> [(&'static str, String, String); 5] {
-        let row = |name, value: String, origin: &Origin| (name, value, origin.to_string());
-        let Self { data_dir, grpc, http, stop_sandboxes, log_format } = self;
-        [
-            row(KEYS[0], data_dir.value.display().to_string(), &data_dir.origin),
-            row(KEYS[1], grpc.value.to_string(), &grpc.origin),
-            row(KEYS[2], http.value.to_string(), &http.origin),
-            row(KEYS[3], stop_sandboxes.value.to_string(), &stop_sandboxes.origin),
-            row(KEYS[4], log_format.value.to_string(), &log_format.origin),
-        ]
+    /// Name, value, origin.
+    fn rows(&self) -> Vec<[String; 3]> {
+        let Self {
+            data_dir,
+            grpc,
+            http,
+            stop_sandboxes,
+            log_format,
+            limits: Limits { memory_cap, process_cap, pool_size },
+            name_servers,
+            extra_certificates,
+            build_environment,
+        } = self;
+        fn optional<T: fmt::Display>(value: Option<T>) -> String {
+            value.map_or_else(|| "auto".to_owned(), |value| value.to_string())
+        }
+        let values = [
+            (data_dir.value.display().to_string(), &data_dir.origin),
+            (grpc.value.to_string(), &grpc.origin),
+            (http.value.to_string(), &http.origin),
+            (stop_sandboxes.value.to_string(), &stop_sandboxes.origin),
+            (log_format.value.to_string(), &log_format.origin),
+            (optional(memory_cap.value), &memory_cap.origin),
+            (optional(process_cap.value), &process_cap.origin),
+            (optional(pool_size.value), &pool_size.origin),
+            (name_servers.value.to_string(), &name_servers.origin),
+            (extra_certificates.value.to_string(), &extra_certificates.origin),
+            (build_environment.value.to_string(), &build_environment.origin),
+        ];
+        KEYS.into_iter()
+            .zip(values)
+            .map(|(name, (value, origin))| [name.to_owned(), value, origin.to_string()])
+            .collect()
     }
 }
 
@@ -251,12 +320,12 @@ pub(crate) fn show(flags: &ServeFlags, printer: &Printer) -> Result<(), Failure>
     if printer.json() {
         let document: serde_json::Map<_, _> = rows
             .into_iter()
-            .map(|(name, value, origin)| (name.to_owned(), serde_json::json!(Row { value, origin })))
+            .map(|[name, value, origin]| (name, serde_json::json!(Row { value, origin })))
             .collect();
         printer.document(&document)?;
     } else {
-        for (name, value, origin) in rows {
-            printer.line(&format!("{name:<15} {value:<24} # {origin}"))?;
+        for [name, value, origin] in rows {
+            printer.line(&format!("{name:<18} {value:<24} # {origin}"))?;
         }
     }
     Ok(())

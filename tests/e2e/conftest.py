@@ -23,7 +23,7 @@ CACHE = Path(os.environ.get("FERMATA_TEST_CACHE", "/var/cache/fermata-test"))
 
 
 def _storage_version() -> str:
-    """Changes with whatever decides what a data directory looks like, so that an old one is never taken for a new one."""
+    """Changes with what decides how a data directory looks, so that an old one is never taken for a new one."""
     digest = hashlib.sha256()
     for folder in ("crates/pool", "crates/engine/migrations"):
         for file in sorted((REPOSITORY / folder).rglob("*")):

@@ -107,7 +107,11 @@ def test_one_request_id_starts_one_process(server, sandbox, channel_with):
 
 def test_a_connected_script_does_not_see_other_scripts_sandboxes_end(server, sandbox):
     """Two clients with the same token share the server's sandboxes."""
-    program = f"from beam import Sandbox; print(Sandbox().connect('{sandbox.sandbox_id()}').process.run_code('print(6 * 7)').result)"
+    program = (
+        "from beam import Sandbox\n"
+        f"sandbox = Sandbox().connect('{sandbox.sandbox_id()}')\n"
+        "print(sandbox.process.run_code('print(6 * 7)').result)"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", program],
         env={"PATH": "/usr/bin:/bin", **server.client_environment()},

@@ -1,4 +1,4 @@
-"""Random trees of every inode kind come through snapshots with every byte and all metadata, generation after generation."""
+"""Random trees of every inode kind come through snapshots with every byte and all metadata, over generations."""
 
 import json
 import random

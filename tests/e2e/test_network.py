@@ -30,6 +30,14 @@ except OSError as error:
     print("unreachable:", error)
 """
 
+# Connecting a datagram socket sends nothing.
+OWN_ADDRESS = """
+import socket
+probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+probe.connect(("192.0.2.1", 9))
+print(probe.getsockname()[0])
+"""
+
 OPEN = f"you are {HOST}"
 
 
@@ -57,14 +65,14 @@ def test_the_outside_is_reached_behind_the_hosts_address(outside, sandbox):
 
 
 def test_every_sandbox_has_the_same_address_inside(new_sandbox):
-    address = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('192.0.2.1', 9)); print(s.getsockname()[0])"
-    assert python(new_sandbox(), address) == python(new_sandbox(), address)
+    assert python(new_sandbox(), OWN_ADDRESS) == python(new_sandbox(), OWN_ADDRESS)
 
 
 def test_loopback_inside(sandbox):
     script = (
-        "import socket; s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('localhost', 8080));"
-        " s.accept()[0].sendall(b'me'); print(c.recv(2).decode())"
+        "import socket\n"
+        "s = socket.create_server(('127.0.0.1', 8080)); c = socket.create_connection(('localhost', 8080))\n"
+        "s.accept()[0].sendall(b'me'); print(c.recv(2).decode())\n"
     )
     assert python(sandbox, script) == "me\n"
 
@@ -126,8 +134,7 @@ def test_sandboxes_do_not_reach_each_other(new_sandbox):
         "import socket; s = socket.create_server(('', 9999)); open('/tmp/up', 'w'); s.accept()[0].sendall(b'found')",
     )
     listener.fs.wait_for("/tmp/up")
-    own = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('192.0.2.1', 9)); print(s.getsockname()[0])"
-    candidates = {python(listener, own).strip(), gateway_of(listener), *sandbox_side_addresses()}
+    candidates = {python(listener, OWN_ADDRESS).strip(), gateway_of(listener), *sandbox_side_addresses()}
     answers = {address: tcp(prober, address, 9999) for address in candidates}
     assert not any("found" in answer for answer in answers.values()), answers
 
@@ -174,7 +181,8 @@ def test_a_change_closes_what_is_open(outside, sandbox):
     """The client's documentation says: "replaces existing network rules and closes existing connections"."""
     script = (
         "import os, socket, time\n"
-        f"peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); peer.connect(('{HERE}', {UDP_PORT})); peer.settimeout(2)\n"
+        "peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"peer.connect(('{HERE}', {UDP_PORT})); peer.settimeout(2)\n"
         "peer.send(b'?'); peer.recv(100); open('/tmp/open', 'w').close()\n"
         "while not os.path.exists('/tmp/go'): time.sleep(0.02)\n"
         "try:\n"

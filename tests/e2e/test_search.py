@@ -16,7 +16,8 @@ def found(sandbox, path, pattern):
 def test_find(sandbox):
     sh(
         sandbox,
-        "mkdir -p /tmp/s/.hidden; cd /tmp/s; printf 'one\\n  TODO: a\\nx TODO: b\\n' >f; echo TODO >.hidden/g; echo none >h",
+        "mkdir -p /tmp/s/.hidden; cd /tmp/s; echo TODO >.hidden/g; echo none >h;"
+        " printf 'one\\n  TODO: a\\nx TODO: b\\n' >f",
     )
     assert found(sandbox, "/tmp/s", r"TODO(: \w)?") == {
         ("/tmp/s/f", 2, 3, "TODO: a"),
@@ -92,7 +93,8 @@ def test_replace_with_a_pattern_expands_as_go_does(sandbox, before, pattern, new
 def test_replace_keeps_the_file_what_it_was(sandbox):
     sh(
         sandbox,
-        "mkdir /tmp/r; echo old >/tmp/r/f; chmod 751 /tmp/r/f; chown 5:6 /tmp/r/f; ln -s f /tmp/r/link; echo none >/tmp/r/g; touch -d @1000 /tmp/r/g",
+        "mkdir /tmp/r; echo old >/tmp/r/f; chmod 751 /tmp/r/f; chown 5:6 /tmp/r/f;"
+        " ln -s f /tmp/r/link; echo none >/tmp/r/g; touch -d @1000 /tmp/r/g",
     )
     sandbox.fs.replace_in_files("/tmp/r", "old", "new")
     assert sh(sandbox, "cat /tmp/r/f; stat -c '%a %u %g' /tmp/r/f; readlink /tmp/r/link; stat -c %Y /tmp/r/g") == (

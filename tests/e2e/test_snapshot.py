@@ -30,7 +30,8 @@ def test_the_image_is_what_was_and_stays_so(new_sandbox):
     source = new_sandbox()
     sh(
         source,
-        "echo held >/state; rm -r /usr/share/doc; mkdir /usr/share/doc; echo mine >/usr/share/doc/only; echo changed >>/etc/motd",
+        "echo held >/state; echo changed >>/etc/motd; rm -r /usr/share/doc;"
+        " mkdir /usr/share/doc; echo mine >/usr/share/doc/only",
     )
     image_id = source.create_image_from_filesystem()
     sh(source, "echo later >/state; rm /usr/share/doc/only")

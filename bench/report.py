@@ -1,0 +1,128 @@
+"""From samples to the table in docs/benchmarks.md."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+SYSTEMS = ["fermata", "podman", "runsc"]
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def machine() -> dict[str, str]:
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    release = dict(line.split("=", 1) for line in _lines("/etc/os-release") if "=" in line)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": f"{os.cpu_count()} cores, {cpu}",
+        "memory": f"{memory / (1 << 30):.0f} GiB",
+        "kernel": platform.release(),
+        "system": release["PRETTY_NAME"].strip('"'),
+    }
+
+
+def pick(result: dict[str, Any], *path: str) -> Any:
+    """The value at a path, `None` where the system could not be measured."""
+    for key in path:
+        if not isinstance(result, dict) or "unavailable" in result or key not in result:
+            return None
+        result = result[key]
+    return result
+
+
+def ms(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    if value >= 1000:
+        return f"{value / 1000:.1f} s"
+    return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def mib(value: float | None) -> str:
+    return "n/a" if value is None else f"{value / 1024:.1f} MiB"
+
+
+def two(first: str, second: str) -> str:
+    return "n/a" if (first, second) == ("n/a", "n/a") else f"{first} / {second}"
+
+
+def rows(system: dict[str, Any]) -> list[tuple[str, str]]:
+    def value(*path: str) -> str:
+        return ms(pick(system, *path))
+
+    return [
+        ("create → first exec answered, p50 / p99", two(value("create", "p50"), value("create", "p99"))),
+        ("exec of `true` in a running sandbox, p50", value("execute", "p50")),
+        (
+            "filesystem snapshot after writing 500 MB, total / pause, p50",
+            two(value("hold_500_mb", "total_ms", "p50"), value("hold_500_mb", "paused_ms", "p50")),
+        ),
+        (
+            "the same after writing 50,000 small files",
+            two(value("hold_50000_files", "total_ms", "p50"), value("hold_50000_files", "paused_ms", "p50")),
+        ),
+        (
+            "new sandbox from a snapshot with 500 MB → first exec answered, p50 / p99",
+            two(value("create_from_held", "p50"), value("create_from_held", "p99")),
+        ),
+        ("memory of the keepers of one idle sandbox (PSS)", mib(pick(system, "idle", "kib"))),
+        ("the same with 100 sandboxes alive", mib(pick(system, "many", "idle_kib"))),
+        (
+            "100 sandboxes one after another, first ten / last ten, p50",
+            two(value("many", "first_ten", "p50"), value("many", "last_ten", "p50")),
+        ),
+    ]
+
+
+def table(results: dict[str, Any]) -> str:
+    systems = [name for name in SYSTEMS if name in results["systems"]]
+    columns = [rows(results["systems"][name]) for name in systems]
+    lines = [f"| measure | {' | '.join(systems)} |", f"|---|{'---:|' * len(systems)}"]
+    for cells in zip(*columns, strict=True):
+        lines.append(f"| {cells[0][0]} | {' | '.join(text for _, text in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, results: dict[str, Any], text: str) -> None:
+    facts = results["machine"]
+    notes = []
+    for name in SYSTEMS:
+        system = results["systems"].get(name, {})
+        if "unavailable" in system:
+            notes.append(f"- {name}: n/a, {system['unavailable']}")
+            continue
+        notes.append(f"- {name} {system['version']}")
+        reasons = {part["unavailable"] for part in system.values() if isinstance(part, dict) and "unavailable" in part}
+        notes.extend(f"  - n/a: {reason}" for reason in sorted(reasons))
+    path.write_text(
+        f"""# Benchmarks
+
+Made by `make bench` on {facts["date"]}: {facts["processor"]}, {facts["memory"]}, Linux {facts["kernel"]},
+{facts["system"]}.
+All systems ran in the same run, one after another, from the same root filesystem (Fermata's base image).
+
+{text}
+{chr(10).join(notes)}
+
+## What is measured
+
+- Fermata is measured through the wire calls of the official Beam client (gRPC on loopback), podman and runsc through
+  their command lines, as their users do. A first exec is answered when its exit code is there.
+- Every sandbox of Fermata and podman has a network of its own; runsc is driven directly and has none.
+- "Pause" is how long the sandbox stood still, as Fermata's own interface returns it; podman does not tell.
+- runsc keeps its changes in memory (`--overlay2=root:memory`) and uses the systrap platform.
+- Each measurement warms up first; medians and nearest-rank percentiles of
+  {pick(results, "systems", "fermata", "create", "n") or "n/a"} (Fermata) and
+  {pick(results, "systems", "podman", "create", "n") or "n/a"} (peers) creations. Snapshots: 7 and 2.
+- Keepers are the processes a system adds for each sandbox: Fermata's shim and agent, podman's conmon, gVisor's sandbox
+  and gofer. The user's own processes are not counted. PSS counts a shared page by its share.
+"""
+    )

@@ -7,3 +7,5 @@ pub mod execute;
 pub mod seccomp;
 pub mod process;
 pub mod terminal;
+pub mod btrfs;
+pub mod loop_device;

@@ -1,0 +1,143 @@
+//! Uppers as btrfs subvolumes.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fermata_sys::btrfs;
+use rustix::fs::syncfs;
+use rustix::io::Errno;
+
+use super::{Contents, DriverKind, Item, Layout, Upper, UpperDriver, Usage, prepare};
+use crate::id::{SnapshotId, UpperId};
+use crate::{PoolError, Result, durable, tree};
+
+/// A flush pass shorter than this leaves so little dirty data that another would win nothing.
+const SHORT_FLUSH: Duration = Duration::from_millis(20);
+/// A sandbox that writes without pause is never clean.
+const FLUSH_PASSES: usize = 3;
+
+/// See [`UpperDriver`]. A snapshot or clone is one ioctl, atomic by itself.
+#[derive(Debug)]
+pub(crate) struct BtrfsDriver {
+    layout: Layout,
+}
+
+impl BtrfsDriver {
+    /// `layout` is on btrfs. Clears what a crash left half-made.
+    pub(crate) fn open(layout: Layout) -> Result<Self> {
+        let driver = Self { layout };
+        driver.clear_staging()?;
+        Ok(driver)
+    }
+
+    fn clear_staging(&self) -> Result<()> {
+        let staging = self.layout.staging();
+        for entry in std::fs::read_dir(&staging).map_err(PoolError::file("list", &staging))? {
+            let entry = entry.map_err(PoolError::file("list", &staging))?;
+            delete_subvolume(&staging, &entry.file_name())?;
+        }
+        Ok(())
+    }
+
+    /// Makes a subvolume in staging with `make`, then moves it to its place.
+    fn stage(&self, id: &UpperId, make: impl FnOnce(&File, &OsStr) -> Result<()>) -> Result<Upper> {
+        let target = self.layout.require_absent(&id.clone().into())?;
+        let staging = self.layout.staging();
+        let name = OsStr::new(id.as_str());
+        make(&open_directory(&staging)?, name)?;
+        let staged = staging.join(name);
+        let placed = prepare(&staged).and_then(|()| {
+            std::fs::rename(&staged, &target).map_err(PoolError::file("rename to", &target))
+        });
+        if let Err(error) = placed {
+            delete_subvolume(&staging, name)?;
+            return Err(error);
+        }
+        Ok(self.layout.upper(id))
+    }
+}
+
+impl UpperDriver for BtrfsDriver {
+    fn kind(&self) -> DriverKind {
+        DriverKind::Btrfs
+    }
+
+    fn create(&self, id: &UpperId) -> Result<Upper> {
+        self.stage(id, |staging, name| {
+            btrfs::create_subvolume(staging.as_fd(), name).map_err(PoolError::file(
+                "make subvolume",
+                &self.layout.staging().join(name),
+            ))
+        })
+    }
+
+    fn snapshot(&self, source: &UpperId, id: &SnapshotId) -> Result<()> {
+        let source_path = self.layout.require(&source.clone().into())?;
+        let target = self.layout.require_absent(&id.clone().into())?;
+        let source = open_directory(&source_path)?;
+        let parent = open_directory(&self.layout.snapshots())?;
+        btrfs::snapshot_subvolume(
+            parent.as_fd(),
+            OsStr::new(id.as_str()),
+            source.as_fd(),
+            true,
+        )
+        .map_err(PoolError::file("make snapshot", &target))
+    }
+
+    fn clone_snapshot(&self, source: &SnapshotId, id: &UpperId) -> Result<Upper> {
+        let source = open_directory(&self.layout.require(&source.clone().into())?)?;
+        self.stage(id, |staging, name| {
+            btrfs::snapshot_subvolume(staging.as_fd(), name, source.as_fd(), false).map_err(
+                PoolError::file("make clone", &self.layout.staging().join(name)),
+            )
+        })
+    }
+
+    fn delete(&self, item: &Item) -> Result<()> {
+        let path = self.layout.require(item)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(PoolError::file("delete", &path)(Errno::INVAL));
+        };
+        delete_subvolume(parent, name)
+    }
+
+    fn list(&self) -> Result<Contents> {
+        self.layout.list()
+    }
+
+    fn flush(&self, id: &UpperId) -> Result<()> {
+        let path = self.layout.require(&id.clone().into())?;
+        let directory = open_directory(&path)?;
+        for _ in 0..FLUSH_PASSES {
+            let start = Instant::now();
+            syncfs(&directory).map_err(PoolError::file("flush", &path))?;
+            if start.elapsed() < SHORT_FLUSH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self, item: &Item) -> Result<Usage> {
+        tree::usage(&self.layout.require(item)?)
+    }
+}
+
+fn open_directory(path: &Path) -> Result<File> {
+    File::open(path).map_err(PoolError::file("open", path))
+}
+
+fn delete_subvolume(parent: &Path, name: &OsStr) -> Result<()> {
+    let path = parent.join(name);
+    match btrfs::delete_subvolume(open_directory(parent)?.as_fd(), name) {
+        // An ordinary directory or file, which no driver makes but a hand may.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            durable::remove(&path)
+        }
+        result => result.map_err(PoolError::file("delete subvolume", &path)),
+    }
+}

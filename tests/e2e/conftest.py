@@ -1,7 +1,5 @@
 """One server for the whole session, reached by the official client in this process."""
 
-import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -17,50 +15,36 @@ os.environ["BETA9_DISABLE_IMAGE_BUILD_CACHE"] = "1"
 from beam import Sandbox
 from beta9.abstractions.sandbox import SandboxInstance
 from leftovers import leftovers
-from server import BINARY, REPOSITORY, Server, pointed_at
+from server import BINARY, Server, pointed_at
 
+# The base image is kept between runs, because it takes half a minute to make; all else is made anew. A base image that
+# was made by another recipe does no harm: the server looks for its own.
 CACHE = Path(os.environ.get("FERMATA_TEST_CACHE", "/var/cache/fermata-test"))
 
 
-def _storage_version() -> str:
-    """Changes with what decides how a data directory looks, so that an old one is never taken for a new one."""
-    digest = hashlib.sha256()
-    for folder in ("crates/pool", "crates/engine/migrations"):
-        for file in sorted((REPOSITORY / folder).rglob("*")):
-            if file.is_file():
-                digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 @pytest.fixture(scope="session")
-def data_directory() -> Iterator[Path]:
-    """Kept between runs, because the base image takes half a minute to make; a temporary one if another run has it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            temporary = Path(tempfile.mkdtemp(prefix="fermata-e2e-", dir="/var/tmp"))
-            yield temporary
-            shutil.rmtree(temporary)
-            return
-        mine = CACHE / _storage_version()
-        for other in CACHE.iterdir():
-            if other.is_dir() and other != mine:
-                shutil.rmtree(other)
-        yield mine
-
-
-@pytest.fixture(scope="session")
-def server(data_directory: Path) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     assert BINARY.exists(), f"{BINARY} is not built: run `make test`, or set FERMATA_BIN"
+    data_directory = Path(tempfile.mkdtemp(prefix="fermata-e2e-", dir="/var/tmp"))
     server = Server(data_directory)
+    server.borrow_base_image(CACHE)
     server.start()
+    keep_base_image(server)
     with pointed_at(server):
         yield server
-        server.remove_images()
     server.close()
     assert leftovers(data_directory) == [], "the server left something behind"
+    shutil.rmtree(data_directory)
+
+
+def keep_base_image(server: Server) -> None:
+    """Whole or not at all: another run may be reading it."""
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=".fermata-test-", dir=CACHE.parent))
+    for folder in ("layers", "recipes"):
+        shutil.copytree(server.pool / folder, fresh / folder)
+    shutil.rmtree(CACHE, ignore_errors=True)
+    fresh.rename(CACHE)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,12 +33,19 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 class Server:
     """`fermata serve` on loopback. `start`, `kill` and `stop` may be called in any order, any number of times."""
 
-    def __init__(self, data_directory: Path, *options: str):
+    def __init__(self, data_directory: Path, environment: dict[str, str] | None = None):
         self.data_directory = data_directory
-        self.options = options
+        self._environment = environment or {}
         self.grpc_port = free_port()
         self.http_port = free_port()
         self.log = Path(tempfile.mkstemp(prefix="fermata-e2e-", suffix=".log")[1])
@@ -75,12 +83,11 @@ class Server:
                     f"--data-dir={self.data_directory}",
                     f"--grpc=127.0.0.1:{self.grpc_port}",
                     f"--http=127.0.0.1:{self.http_port}",
-                    *self.options,
                     *options,
                 ],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "FERMATA_TOKEN": TOKEN},
+                env={**os.environ, **self._environment, "FERMATA_TOKEN": TOKEN},
             )
         eventually(self._answers, f"the server is ready; see {self.log}", timeout)
 
@@ -94,6 +101,16 @@ class Server:
         except FileNotFoundError:
             return False
 
+    def borrow_base_image(self, pool: Path) -> None:
+        """Takes over what makes the first start long: the layers of another pool, and which recipe they came from."""
+        for folder in ("layers", "recipes"):
+            if (pool / folder).exists():
+                shutil.copytree(pool / folder, self.pool / folder, copy_function=_link_or_copy)
+
+    @property
+    def pool(self) -> Path:
+        return self.data_directory / "pool"
+
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One call of the server's own HTTP interface; raises `urllib.error.HTTPError` for an error status."""
         request = urllib.request.Request(
@@ -105,14 +122,6 @@ class Server:
         with urllib.request.urlopen(request, timeout=120) as answer:
             content = answer.read()
         return json.loads(content) if content else None
-
-    def remove_images(self) -> None:
-        """Ends every sandbox and removes every image but the base image, so that kept data does not grow."""
-        for sandbox in self.api("GET", "/sandboxes"):
-            self.api("DELETE", f"/sandboxes/{sandbox['id']}?forget=true")
-        for image in self.api("GET", "/images"):
-            if image["origin"]["kind"] != "base":
-                self.api("DELETE", f"/images/{image['id']}")
 
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

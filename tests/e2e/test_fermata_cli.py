@@ -1,0 +1,183 @@
+"""Our own command line: data on stdout, talk on stderr, the child's exit code as its own."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+
+import pytest
+from beam import Sandbox
+from commands import run
+from server import BINARY
+
+
+@pytest.fixture
+def fermata(server):
+    def call(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BINARY, *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            env={**os.environ, "FERMATA_DATA_DIR": str(server.data_directory)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return call
+
+
+def test_run_passes_output_and_exit_code_through(fermata):
+    answer = fermata("run", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (answer.returncode, answer.stdout) == (7, "out\n")
+    assert "err\n" in answer.stderr
+
+
+def test_run_reads_stdin_when_asked(fermata):
+    assert fermata("run", "-i", "--", "wc", "-c", stdin="12345").stdout.strip() == "5"
+
+
+def test_run_removes_its_sandbox(server, fermata):
+    before = {s["id"] for s in server.api("GET", "/sandboxes")}
+    assert fermata("run", "--", "true").returncode == 0
+    assert {s["id"] for s in server.api("GET", "/sandboxes")} == before
+
+
+def test_a_terminal(server):
+    """`-it` gives the process a terminal of the size of ours, and what is typed reaches it."""
+    child, terminal = pty.fork()
+    if child == 0:
+        environment = {**os.environ, "FERMATA_DATA_DIR": str(server.data_directory)}
+        os.execve(
+            BINARY,
+            [BINARY, "run", "-it", "--", "sh", "-c", "test -t 0 && test -t 1 && read x && echo got-$x"],
+            environment,
+        )
+    seen = b""
+    typed = False
+    while select.select([terminal], [], [], 30)[0]:
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+        if not typed:
+            os.write(terminal, b"hello\n")
+            typed = True
+    if not typed:
+        os.write(terminal, b"hello\n")
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, seen
+    assert b"got-hello" in seen
+
+
+def test_life_of_a_sandbox(fermata):
+    name = fermata("run", "--keep", "--env", "MARK=m", "--", "sh", "-c", "echo $MARK >/kept")
+    assert name.returncode == 0
+    listed = json.loads(fermata("--json", "ps").stdout)
+    sandbox = listed[-1]["id"] if len(listed) == 1 else max(listed, key=lambda s: s["created_at"])["id"]
+    try:
+        assert fermata("exec", sandbox, "--", "cat", "/kept").stdout == "m\n"
+        assert fermata("exec", sandbox, "--", "sh", "-c", "exit 9").returncode == 9
+        image = fermata("snapshot", "create", sandbox).stdout.strip()
+        assert image in fermata("image", "ls").stdout
+        assert fermata("run", "--image", image, "--", "cat", "/kept").stdout == "m\n"
+        assert fermata("image", "rm", image).returncode == 0
+    finally:
+        assert fermata("stop", sandbox).returncode == 0
+    assert fermata("exec", sandbox, "--", "true").returncode != 0
+    assert fermata("rm", sandbox).returncode == 0
+
+
+def test_cp(fermata, sandbox, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 100)
+    name = sandbox.sandbox_id()
+    assert fermata("cp", str(tmp_path / "file"), f"{name}:/there").returncode == 0
+    assert fermata("cp", f"{name}:/there", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
+    failed = fermata("cp", f"{name}:/none", str(tmp_path / "none"))
+    assert failed.returncode == 1
+    assert "/none" in failed.stderr
+    assert failed.stdout == ""
+
+
+def test_logs_can_be_read_again_and_followed(fermata, sandbox):
+    process = sandbox.process.exec("sh", "-c", "echo one; until [ -e /tmp/go ]; do sleep 0.05; done; echo two")
+    name, pid = sandbox.sandbox_id(), str(process.pid)
+    assert pid in fermata("ps", name).stdout
+    follower = subprocess.Popen(
+        [BINARY, "logs", "-f", name, pid], env={**os.environ, **endpoint(fermata)}, stdout=subprocess.PIPE, text=True
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "one\n"
+    sandbox.fs.write_text("/tmp/go", "")
+    assert follower.communicate(timeout=30)[0] == "two\n"
+    for _ in range(2):
+        assert fermata("logs", name, pid).stdout == "one\ntwo\n"
+    # The Beam client's reads are its own: what we have read is still there for it.
+    assert process.wait(20) == 0
+    assert process.stdout.read() == "one\ntwo\n"
+
+
+def endpoint(fermata) -> dict[str, str]:
+    exports = json.loads(fermata("--json", "env").stdout)
+    return {name: exports[name] for name in ("FERMATA_URL", "FERMATA_TOKEN")}
+
+
+def test_env_points_the_client_here(server, fermata):
+    """`eval "$(fermata env)"` is all that a user's script needs."""
+    script = f'eval "$({BINARY} env)"; exec python -c "$1"'
+    program = (
+        "from beam import Sandbox; s = Sandbox().create(); print(s.process.run_code('print(42)').result); s.terminate()"
+    )
+    answer = subprocess.run(
+        ["sh", "-c", script, "sh", program],
+        env={"PATH": os.environ["PATH"], "FERMATA_DATA_DIR": str(server.data_directory), "HOME": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "42" in answer.stdout, answer
+
+
+def test_names_may_be_shortened_but_not_guessed(fermata, new_sandbox):
+    first = new_sandbox()
+    new_sandbox()
+    assert fermata("exec", first.sandbox_id()[:-3], "--", "true").returncode == 0
+    ambiguous = fermata("exec", "sandbox-", "--", "true")
+    assert ambiguous.returncode not in (0, 125) or ambiguous.stderr
+    assert ambiguous.stderr
+    unknown = fermata("exec", "nobody", "--", "true")
+    assert unknown.returncode != 0
+    assert "nobody" in unknown.stderr
+
+
+def test_doctor(fermata):
+    answer = fermata("doctor")
+    assert answer.returncode == 0, answer.stdout
+    for word in ("btrfs", "overlay", "cgroup"):
+        assert word in answer.stdout
+    assert isinstance(json.loads(fermata("--json", "doctor").stdout), list | dict)
+
+
+def test_without_a_server(tmp_path):
+    answer = subprocess.run(
+        [BINARY, "ps"],
+        env={"PATH": "/usr/bin:/bin", "FERMATA_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert answer.returncode == 2
+    assert "fermata serve" in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_sandboxes_of_both_interfaces_are_the_same(fermata, sandbox):
+    assert sandbox.sandbox_id() in fermata("ps").stdout
+    fermata("exec", sandbox.sandbox_id(), "--", "touch", "/from-cli")
+    assert run(sandbox, "test", "-e", "/from-cli").code == 0
+    assert Sandbox().connect(sandbox.sandbox_id()).ok

@@ -77,7 +77,10 @@ impl From<EngineError> for BuildError {
 
 /// The id is the digest of everything that decides the content, in 16 hexadecimal digits as Beam's.
 fn build_id(inner: &Inner, spec: &BuildSpec) -> Result<ImageId> {
-    let from = spec.from.clone().unwrap_or_else(|| inner.base_image.clone());
+    let from = spec
+        .from
+        .clone()
+        .unwrap_or_else(|| inner.base_image.clone());
     let layers = lock(&inner.images)
         .get(&from)
         .map(|image| (image.layers.clone(), image.snapshot.clone()))
@@ -205,7 +208,14 @@ fn command(step: &BuildStep) -> (Vec<String>, String) {
             format!("RUN {line}"),
         ),
         BuildStep::Pip(packages) => {
-            let fixed = ["python3", "-m", "pip", "install", "--no-cache-dir", "--root-user-action=ignore"];
+            let fixed = [
+                "python3",
+                "-m",
+                "pip",
+                "install",
+                "--no-cache-dir",
+                "--root-user-action=ignore",
+            ];
             let mut arguments = fixed.map(str::to_owned).to_vec();
             arguments.extend(packages.iter().cloned());
             (arguments, format!("pip install {}", packages.join(" ")))

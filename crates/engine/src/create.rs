@@ -58,7 +58,10 @@ async fn create(inner: Arc<Inner>, spec: SandboxSpec) -> Result<Sandbox> {
             });
         }
     }
-    let image_id = spec.image.clone().unwrap_or_else(|| inner.base_image.clone());
+    let image_id = spec
+        .image
+        .clone()
+        .unwrap_or_else(|| inner.base_image.clone());
     let image = lock(&inner.images)
         .get(&image_id)
         .cloned()
@@ -164,7 +167,7 @@ async fn start(
         .map_err(runtime("limit", id))?;
     let (upper, lower) = tokio::try_join!(
         inner.storage.create_upper(id, image.snapshot.as_deref()),
-        inner.storage.mount_layers(id.as_str(), &image.layers),
+        inner.storage.mount_layers(&image.layers),
     )?;
     let run_directory = inner.run_directory(id);
     make_directory(&run_directory)?;
@@ -234,29 +237,15 @@ where
 
 /// The network's word for a policy.
 pub(crate) fn network_policy(policy: &NetworkPolicy) -> Result<Policy> {
-    /// As Beam.
-    const MOST_NETWORKS: usize = 64;
     match policy {
         NetworkPolicy::Open => Ok(Policy::Open),
         NetworkPolicy::Blocked => Ok(Policy::Blocked),
-        NetworkPolicy::Allow(networks) if networks.len() > MOST_NETWORKS => {
-            Err(EngineError::InvalidArgument {
-                field: "network",
-                reason: format!(
-                    "{} networks are more than the {MOST_NETWORKS} allowed",
-                    networks.len()
-                ),
-            })
-        }
-        NetworkPolicy::Allow(networks) => networks
-            .iter()
-            .map(|network| network.parse())
-            .collect::<Result<Vec<_>, RuntimeError>>()
-            .map(Policy::Allow)
-            .map_err(|error| EngineError::InvalidArgument {
+        NetworkPolicy::Allow(networks) => {
+            Policy::allow(networks).map_err(|error| EngineError::InvalidArgument {
                 field: "network",
                 reason: error.to_string(),
-            }),
+            })
+        }
     }
 }
 
@@ -275,7 +264,9 @@ mod tests {
 
     #[test]
     fn host_names_are_short_and_valid() {
-        let id: SandboxId = "sandbox-6f1c2d1e-0000-4000-8000-000000000000-AbC12345".parse().unwrap();
+        let id: SandboxId = "sandbox-6f1c2d1e-0000-4000-8000-000000000000-AbC12345"
+            .parse()
+            .unwrap();
         assert_eq!(hostname(&id), "000-AbC12345");
         let id: SandboxId = "sb-1".parse().unwrap();
         assert_eq!(hostname(&id), "sb-1");

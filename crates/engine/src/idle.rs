@@ -109,8 +109,14 @@ mod tests {
         let first = activity.begin_use();
         let second = activity.begin_use();
         drop(first);
-        assert_eq!(activity.expires_in(Some(Duration::ZERO)), Some(Duration::ZERO));
-        assert_eq!(activity.expires_in(Some(Duration::from_nanos(1))), Some(Duration::from_nanos(1)));
+        assert_eq!(
+            activity.expires_in(Some(Duration::ZERO)),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(
+            activity.expires_in(Some(Duration::from_nanos(1))),
+            Some(Duration::from_nanos(1))
+        );
         drop(second);
         while activity.expires_in(Some(Duration::from_nanos(1))) != Some(Duration::ZERO) {}
         assert_eq!(activity.expires_in(None), None);

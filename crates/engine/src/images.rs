@@ -27,7 +27,10 @@ impl Engine {
     /// None at present.
     #[expect(clippy::unused_async, reason = "a later store of images is remote")]
     pub async fn images(&self) -> Result<Vec<Image>> {
-        let records = lock(&self.inner.images).values().cloned().collect::<Vec<_>>();
+        let records = lock(&self.inner.images)
+            .values()
+            .cloned()
+            .collect::<Vec<_>>();
         Ok(records
             .into_iter()
             .map(|record| describe(&self.inner, record))

@@ -29,7 +29,9 @@ use std::sync::Arc;
 pub use config::EngineConfig;
 pub use error::{EngineError, ErrorKind};
 pub use fermata_protocol::agent;
-pub use fermata_runtime::{AgentClient, OutputFrom, RuntimeError, RuntimeErrorKind, StartRequest, error_chain};
+pub use fermata_runtime::{
+    AgentClient, OutputFrom, RuntimeError, RuntimeErrorKind, StartRequest, error_chain,
+};
 pub use live::Handle;
 pub use model::*;
 

@@ -51,10 +51,7 @@ impl State {
 
     /// Whether nothing will change any more.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(
-            self.status,
-            SandboxStatus::Stopped | SandboxStatus::Failed
-        )
+        matches!(self.status, SandboxStatus::Stopped | SandboxStatus::Failed)
     }
 
     /// The state after `event` at `now`; `None` when it changes nothing.
@@ -80,7 +77,13 @@ impl State {
             (Creating, Event::StartFailed { reason }) => end(Failed, None, Some(reason)),
             (Stopping, Event::StartFailed { .. } | Event::Lost { .. }) => end(Stopped, None, None),
             (Stopping, Event::Ended { exit_code, .. }) => end(Stopped, Some(exit_code), None),
-            (Creating | Running, Event::Ended { exit_code, out_of_memory }) => {
+            (
+                Creating | Running,
+                Event::Ended {
+                    exit_code,
+                    out_of_memory,
+                },
+            ) => {
                 let failure = out_of_memory
                     .then(|| "process 1 was killed: the sandbox ran out of memory".to_owned());
                 let status = if failure.is_some() { Failed } else { Stopped };
@@ -104,8 +107,12 @@ mod tests {
         prop_oneof![
             Just(Event::Ready),
             Just(Event::StopAsked),
-            Just(Event::StartFailed { reason: "r".to_owned() }),
-            Just(Event::Lost { reason: "l".to_owned() }),
+            Just(Event::StartFailed {
+                reason: "r".to_owned()
+            }),
+            Just(Event::Lost {
+                reason: "l".to_owned()
+            }),
             (0..256_i32, any::<bool>()).prop_map(|(exit_code, out_of_memory)| Event::Ended {
                 exit_code,
                 out_of_memory
@@ -154,7 +161,13 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         let running = State::new().after(Event::Ready, now).unwrap();
         let ended = running
-            .after(Event::Ended { exit_code: 137, out_of_memory: true }, now)
+            .after(
+                Event::Ended {
+                    exit_code: 137,
+                    out_of_memory: true,
+                },
+                now,
+            )
             .unwrap();
         assert_eq!(ended.status, SandboxStatus::Failed);
         assert_eq!(ended.exit_code, Some(137));

@@ -69,7 +69,9 @@ macro_rules! typed_id {
 fn is_valid_id(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && !text.starts_with('-')
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 typed_id!(
@@ -264,7 +266,11 @@ mod tests {
 
     #[test]
     fn ids_are_safe_as_file_and_host_names() {
-        for good in ["a", "sandbox-6f1c2d1e-0000-4000-8000-000000000000-AbC12345", "0"] {
+        for good in [
+            "a",
+            "sandbox-6f1c2d1e-0000-4000-8000-000000000000-AbC12345",
+            "0",
+        ] {
             assert_eq!(good.parse::<SandboxId>().unwrap().as_str(), good);
         }
         for bad in ["", "-a", "a/b", "..", "a b", "a\n", &"x".repeat(64), "ä"] {

@@ -6,11 +6,11 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sqlx::Row as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::Row as _;
 
 use crate::machine::State;
 use crate::model::{ImageId, ImageOrigin, SandboxId, SandboxSpec, SandboxStatus};
@@ -78,7 +78,7 @@ impl Records {
                 .max_connections(1)
                 .connect_with(options.synchronous(SqliteSynchronous::Full))
                 .await?;
-            Ok(Self { fast, durable })
+            Ok::<_, sqlx::Error>(Self { fast, durable })
         };
         open.await.map_err(failed("open the records"))
     }
@@ -256,10 +256,7 @@ fn parse<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
     text.parse().map_err(|error| undecodable(column, error))
 }
 
-fn undecodable(
-    column: &str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> sqlx::Error {
+fn undecodable(column: &str, error: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
     sqlx::Error::ColumnDecode {
         index: column.to_owned(),
         source: Box::new(error),

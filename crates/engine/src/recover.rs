@@ -21,7 +21,7 @@ use fermata_runtime::{default_security, exit_record};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::build::BUILD_LABEL;
 use crate::config::EngineConfig;
@@ -59,7 +59,7 @@ impl Engine {
             run_directory: data.join("run"),
             ready: config.ready_networks,
             name_servers: config.name_servers.clone(),
-            in_use: sandboxes.iter().filter_map(|record| record.slot).collect(),
+            in_use: sandboxes.iter().filter_map(recorded_network).collect(),
             ..NetworkConfig::default()
         })
         .await
@@ -161,7 +161,6 @@ async fn recover_sandboxes(inner: &Arc<Inner>, records: Vec<SandboxRecord>) -> R
         match (record.state.status, shim) {
             (SandboxStatus::Running, Ok(_)) if !is_build => {
                 info!(sandbox = %record.id, "sandbox found again");
-                restore_network(inner, &record).await;
                 crate::supervise::spawn(inner, live);
             }
             (SandboxStatus::Creating, _) => {
@@ -185,13 +184,11 @@ async fn recover_sandboxes(inner: &Arc<Inner>, records: Vec<SandboxRecord>) -> R
     Ok(())
 }
 
-/// Puts the recorded policy in force: the server may have ended between record and effect.
-async fn restore_network(inner: &Inner, record: &SandboxRecord) {
+/// The slot that a sandbox holds by its record, with the policy to be put in force for it: the server may have ended between
+/// record and effect. What the record cannot say is not allowed.
+fn recorded_network(record: &SandboxRecord) -> Option<(u32, Policy)> {
     let policy = network_policy(&record.spec.network).unwrap_or(Policy::Blocked);
-    let Some(slot) = record.slot else { return };
-    if let Err(error) = inner.network.set_policy(slot, &policy).await {
-        warn!(sandbox = %record.id, error = fermata_runtime::error_chain(&error), "cannot limit the network of a sandbox");
-    }
+    record.slot.map(|slot| (slot, policy))
 }
 
 /// Ends what is left of a sandbox that cannot be taken up again.

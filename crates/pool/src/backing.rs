@@ -112,7 +112,7 @@ impl Backing {
     }
 
     /// Unmounts; the device then detaches by itself.
-    pub(crate) fn close(self) -> Result<()> {
+    pub(crate) fn close(&self) -> Result<()> {
         mount::unmount_if_mounted(&self.mount_point)
     }
 }

@@ -134,6 +134,15 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// Whether what was asked for is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self,
+            Self::UpperNotFound { .. } | Self::SnapshotNotFound { .. } | Self::LayerNotFound { .. }
+        )
+    }
+
     /// Whether a full disk or quota is at the bottom of this.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

@@ -110,9 +110,9 @@ impl Pool {
     }
 
     /// Unmounts layers and pool. The loop device detaches when the last sandbox that still uses the pool has ended.
-    pub fn close(self) -> Result<()> {
+    pub fn close(&self) -> Result<()> {
         self.layers.unmount_all()?;
-        match self.backing {
+        match &self.backing {
             Some(backing) => backing.close(),
             None => Ok(()),
         }

@@ -9,7 +9,7 @@ use crate::printer::Printer;
 use crate::variables;
 
 /// Prints them for `eval "$(fermata env)"`, or as a document.
-pub(crate) fn print(data_dir: Option<PathBuf>, printer: &Printer) -> Result<(), Failure> {
+pub(crate) fn print(data_dir: Option<PathBuf>, printer: Printer) -> Result<(), Failure> {
     let directory = endpoint::data_directory(data_dir);
     let endpoints = endpoint::endpoints(&directory)?;
     let token = endpoint::token(&directory)?;
@@ -52,7 +52,7 @@ fn exports(endpoints: Endpoints, token: &str) -> Vec<(&'static str, String)> {
 }
 
 /// A listener on every address is reached over loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

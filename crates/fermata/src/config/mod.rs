@@ -196,12 +196,13 @@ impl<T> Setting<T> {
 
 impl Config {
     /// Puts the settings of this process together.
-    pub(crate) fn load(flags: &ServeFlags) -> Result<Self, ConfigError> {
-        Self::from_sources(flags, &variables::read)
+    pub(crate) fn load(flags: &ServeFlags, data_dir: Option<PathBuf>) -> Result<Self, ConfigError> {
+        Self::from_sources(flags, data_dir, &variables::read)
     }
 
     fn from_sources(
         flags: &ServeFlags,
+        data_dir: Option<PathBuf>,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let named = flags
@@ -211,7 +212,7 @@ impl Config {
         let (path, file) = read_file(named)?;
         let sources = Sources { path: &path, variable };
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let data_dir = flags.data_dir.clone().map(|value| ("--data-dir", value));
+        let data_dir = data_dir.map(|value| ("--data-dir", value));
         let grpc = flags.grpc.map(|value| ("--grpc", value));
         let http = flags.http.map(|value| ("--http", value));
         let stop = flags.stop_sandboxes.then_some(("--stop-sandboxes", true));
@@ -310,13 +311,17 @@ fn read_file(named: Option<PathBuf>) -> Result<(PathBuf, File), ConfigError> {
 }
 
 /// `fermata config show`
-pub(crate) fn show(flags: &ServeFlags, printer: &Printer) -> Result<(), Failure> {
+pub(crate) fn show(
+    flags: &ServeFlags,
+    data_dir: Option<PathBuf>,
+    printer: Printer,
+) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Row {
         value: String,
         origin: String,
     }
-    let rows = Config::load(flags)?.rows();
+    let rows = Config::load(flags, data_dir)?.rows();
     if printer.json() {
         let document: serde_json::Map<_, _> = rows
             .into_iter()
@@ -339,7 +344,7 @@ mod tests {
         flags: &ServeFlags,
         variables: &[(&str, &str)],
     ) -> Result<Config, ConfigError> {
-        Config::from_sources(flags, &|name| {
+        Config::from_sources(flags, None, &|name| {
             variables
                 .iter()
                 .find(|(key, _)| *key == name)

@@ -47,6 +47,8 @@ pub(crate) enum ServeError {
     },
     #[error("cannot open the engine")]
     Open(#[source] EngineError),
+    #[error("cannot open the Beam gateway's records")]
+    BeamStore(#[source] fermata_gateway::beam::StoreError),
     #[error("the {what} listener broke down")]
     Http {
         what: &'static str,

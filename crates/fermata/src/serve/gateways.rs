@@ -1,10 +1,13 @@
 //! The two listeners.
 
+use std::future::IntoFuture as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fermata_engine::Engine;
-use fermata_gateway::rest;
+use fermata_gateway::beam::Beam;
+use fermata_gateway::{Auth, rest, serve_grpc};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +17,9 @@ use crate::endpoint::Endpoints;
 
 /// How many connections may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
+
+/// How long HTTP calls under way may take to end once no new ones are taken.
+const HTTP_DRAIN: Duration = Duration::from_secs(5);
 
 /// Bound, so that the addresses are ours, but not listening: a connection is possible only when it will be answered.
 #[derive(Debug)]
@@ -66,21 +72,48 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Answers until told to drain, then until the last call has ended.
+    /// Answers until told to drain, then until the last call has ended or may be waited for no longer.
     pub(super) async fn serve(
         self,
         engine: Engine,
+        beam: Beam,
         token: Arc<str>,
         draining: CancellationToken,
     ) -> Result<(), ServeError> {
-        let http = axum::serve(self.http, rest::router(engine, token))
-            .with_graceful_shutdown(draining.clone().cancelled_owned());
-        let http = async {
-            http.await
-                .map_err(|source| ServeError::Http { what: "HTTP", source })
+        let auth = Auth::new(&token);
+        let http = serve_http(self.http, rest::router(engine, auth.clone()), draining.clone());
+        let grpc = async {
+            serve_grpc(beam, auth, self.grpc, draining.clone())
+                .await
+                .map_err(ServeError::Grpc)
         };
-        drop(self.grpc);
-        http.await
+        // If one breaks down, the other one must not be left running.
+        let stop_both = draining.drop_guard_ref();
+        let served = tokio::try_join!(http, grpc).map(|_both| ());
+        drop(stop_both);
+        served
+    }
+}
+
+/// Callers that wait for output would be waited for in turn.
+async fn serve_http(
+    listener: TcpListener,
+    router: axum::Router,
+    draining: CancellationToken,
+) -> Result<(), ServeError> {
+    let server = axum::serve(listener, router)
+        .with_graceful_shutdown(draining.clone().cancelled_owned())
+        .into_future();
+    let drained = async {
+        draining.cancelled().await;
+        tokio::time::sleep(HTTP_DRAIN).await;
+    };
+    tokio::select! {
+        served = server => served.map_err(|source| ServeError::Http { what: "HTTP", source }),
+        () = drained => {
+            tracing::warn!("HTTP calls are cut off: they did not end in time");
+            Ok(())
+        }
     }
 }
 

@@ -16,11 +16,11 @@ mod progress;
 mod publish;
 mod token;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fermata_engine::{Engine, EngineConfig};
+use fermata_gateway::beam::{Addresses, Beam, BeamStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -34,12 +34,16 @@ use crate::printer::Printer;
 use error::ServeError;
 use gateways::Gateways;
 
-/// How long calls under way may take to end once the server is told to.
-const DRAIN: Duration = Duration::from_secs(5);
+/// What the Beam gateway keeps between starts.
+const BEAM_STORE_FILE: &str = "beam.db";
 
 /// Runs the server until it is told to stop.
-pub(crate) fn serve(flags: &ServeFlags, printer: &Printer) -> Result<(), Failure> {
-    let config = Config::load(flags)?;
+pub(crate) fn serve(
+    flags: &ServeFlags,
+    data_dir: Option<PathBuf>,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let config = Config::load(flags, data_dir)?;
     log_to_stderr(config.log_format.value);
     if !rustix::process::geteuid().is_root() {
         return Err(ServeError::NotRoot.into());
@@ -55,7 +59,7 @@ pub(crate) fn serve(flags: &ServeFlags, printer: &Printer) -> Result<(), Failure
     result
 }
 
-async fn run(config: &Config, printer: &Printer) -> Result<(), Failure> {
+async fn run(config: &Config, printer: Printer) -> Result<(), Failure> {
     let mut stop = StopSignals::new()?;
     let directory = &config.data_dir.value;
     let _lock = lock::take(directory)?;
@@ -72,9 +76,14 @@ async fn run(config: &Config, printer: &Printer) -> Result<(), Failure> {
             return Ok(());
         }
     };
+    let store = BeamStore::open(&directory.join(BEAM_STORE_FILE))
+        .await
+        .map_err(ServeError::BeamStore)?;
+    let addresses = Addresses { grpc: endpoints.grpc, http: endpoints.http };
+    let beam = Beam::new(engine.clone(), store, addresses);
     let draining = CancellationToken::new();
     let listening = gateways.listen()?;
-    let mut serving = tokio::spawn(listening.serve(engine.clone(), token, draining.clone()));
+    let mut serving = tokio::spawn(listening.serve(engine.clone(), beam, token, draining.clone()));
     publish::publish(directory, endpoints)?;
     printer.line(&ready_line(endpoints, directory))?;
 
@@ -98,17 +107,13 @@ async fn run(config: &Config, printer: &Printer) -> Result<(), Failure> {
     Ok(served?)
 }
 
-/// Waits for calls under way, but not for ever, and not when told to stop once more.
+/// Waits for calls under way, unless told to stop once more.
 async fn drain(
     serving: &mut tokio::task::JoinHandle<Result<(), ServeError>>,
     stop: &mut StopSignals,
 ) -> Result<(), ServeError> {
     tokio::select! {
         ended = serving => gateways::outcome(ended),
-        () = tokio::time::sleep(DRAIN) => {
-            tracing::warn!(seconds = DRAIN.as_secs(), "calls did not end in time and are cut off");
-            Ok(())
-        }
         name = stop.next() => {
             tracing::warn!(signal = name, "calls are cut off");
             Ok(())

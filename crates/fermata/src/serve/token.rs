@@ -15,7 +15,7 @@ use crate::variables;
 const SHORTEST: usize = 64;
 
 /// The environment's, else the one kept in the directory, else a new one.
-pub(super) fn load_or_make(directory: &Path, printer: &Printer) -> Result<String, ServeError> {
+pub(super) fn load_or_make(directory: &Path, printer: Printer) -> Result<String, ServeError> {
     if let Some(token) = variables::read(variables::TOKEN) {
         check(&token, variables::TOKEN)?;
         if token.len() < SHORTEST {
@@ -70,9 +70,9 @@ mod tests {
     fn the_first_start_makes_a_long_private_token_and_later_ones_keep_it() {
         let directory = tempfile::tempdir().unwrap();
         let printer = Printer::new(false);
-        let first = load_or_make(directory.path(), &printer).unwrap();
+        let first = load_or_make(directory.path(), printer).unwrap();
         assert!(first.len() >= SHORTEST);
-        assert_eq!(load_or_make(directory.path(), &printer).unwrap(), first);
+        assert_eq!(load_or_make(directory.path(), printer).unwrap(), first);
         let mode = std::fs::metadata(directory.path().join(TOKEN_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -20,24 +20,23 @@ pub mod model;
 mod processes;
 mod sandboxes;
 
-use std::sync::Arc;
-
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use fermata_engine::Engine;
 
+use crate::Auth;
 pub use error::{ApiError, status_of};
 
 /// What `/version` answers, and what the `fermata` program calls itself.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// All routes. Everything but `/healthz` and `/version` wants `Authorization: Bearer <token>`.
-pub fn router(engine: Engine, token: Arc<str>) -> Router {
+pub fn router(engine: Engine, auth: Auth) -> Router {
     Router::new()
         .nest("/v1", protected())
-        .layer(middleware::from_fn_with_state(token, access::require_token))
+        .layer(middleware::from_fn_with_state(auth, access::require_token))
         .route("/healthz", get(health))
         .route("/version", get(version))
         .fallback(unknown_route)

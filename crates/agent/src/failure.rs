@@ -82,9 +82,14 @@ pub(crate) fn kind_of(error: &io::Error) -> Kind {
     match Errno::from_io_error(error) {
         Some(Errno::NOENT) => Kind::NotFound,
         Some(Errno::EXIST) => Kind::AlreadyExists,
-        Some(Errno::INVAL | Errno::NAMETOOLONG | Errno::LOOP | Errno::TOOBIG | Errno::ILSEQ) => {
-            Kind::InvalidArgument
-        }
+        Some(
+            Errno::INVAL
+            | Errno::NAMETOOLONG
+            | Errno::LOOP
+            | Errno::TOOBIG
+            | Errno::ILSEQ
+            | Errno::SPIPE,
+        ) => Kind::InvalidArgument,
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Kind::PermissionDenied,
         Some(Errno::NOSPC | Errno::DQUOT) => Kind::NoSpace,
         Some(Errno::NOEXEC) => Kind::NotExecutable,

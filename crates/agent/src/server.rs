@@ -65,6 +65,8 @@ pub(crate) fn source_key(serial: u64, name: StreamName) -> u64 {
 /// Serves for ever.
 pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
     fermata_sys::process::keep_heap_small();
+    fermata_sys::process::keep_descriptors_from_children()
+        .map_err(cannot("keep inherited descriptors from processes"))?;
     std::env::set_current_dir("/").map_err(cannot("enter the root directory"))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Orphans fall to process 1 by themselves; in tests, which are not process 1, to us too.
@@ -123,8 +125,7 @@ fn listen(name: &[u8]) -> io::Result<OwnedFd> {
 }
 
 fn report_ready(number: i32) -> io::Result<()> {
-    let descriptor =
-        fermata_sys::process::inherited_descriptor(number).ok_or(io::Error::from(Errno::BADF))?;
+    let descriptor = fermata_sys::process::inherited_descriptor(number).ok_or(Errno::BADF)?;
     File::from(descriptor).write_all(&[1])
 }
 

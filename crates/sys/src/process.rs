@@ -18,6 +18,10 @@ use std::ptr;
 
 use rustix::process::{Pid, Rlimit};
 
+/// The number of signals of Linux, and the size of a set of them as the kernel counts it.
+const SIGNALS: libc::c_long = 64;
+const SIGNAL_SET_BYTES: usize = 8;
+
 /// What the child was doing when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaunchStep {
@@ -194,9 +198,17 @@ unsafe fn run_child(plan: &ChildPlan) -> ! {
 unsafe fn prepare_child(plan: &ChildPlan) -> Result<(), i32> {
     // SAFETY: system calls on plain numbers and on values on this stack.
     unsafe {
-        // Rust ignores SIGPIPE, and ignored signals stay ignored across exec (execve(2)); KILL and STOP refuse, fine.
-        for signal in 1..=libc::SIGRTMAX() {
-            libc::signal(signal, libc::SIG_DFL);
+        // Rust ignores SIGPIPE, and ignored signals stay ignored across exec (execve(2)). KILL and STOP refuse, which is
+        // fine. Not by signal(3), which hides the two signals that the C library keeps for itself.
+        let default = [0_usize; 4];
+        for signal in 1..=SIGNALS {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<usize>(),
+                SIGNAL_SET_BYTES,
+            );
         }
         let mut none = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(none.as_mut_ptr());
@@ -348,6 +360,28 @@ pub fn inherited_descriptor(number: i32) -> Option<OwnedFd> {
     }
     // SAFETY: it is open; by convention the parent passed it for us alone, and callers ask once, at start.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes every descriptor above the standard streams close on exec: what this program was started with by accident shall
+/// not go on to the programs it starts.
+///
+/// # Errors
+/// The errno of `close_range`.
+pub fn keep_descriptors_from_children() -> io::Result<()> {
+    // JUSTIFICATION: through syscall(2), because static programs may be built against a C library older than the wrapper.
+    // SAFETY: with this flag close_range closes nothing; it only sets a flag on open descriptors.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Makes the allocator give memory back early and share one arena between threads: a program with many short threads and

@@ -239,15 +239,16 @@ pub(crate) fn terminal_size(
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Refusal> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|error| no_pipe(error.into()))
+    pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe)
 }
 
 /// Only our end: the other one belongs to programs that expect to block.
 fn set_nonblocking(end: &OwnedFd) -> Result<(), Refusal> {
-    rustix::io::ioctl_fionbio(end, true).map_err(|error| no_pipe(error.into()))
+    rustix::io::ioctl_fionbio(end, true).map_err(no_pipe)
 }
 
-fn no_pipe(error: io::Error) -> Refusal {
+fn no_pipe(error: Errno) -> Refusal {
+    let error = error.into();
     Refusal::of_errno(kind_of(&error), "cannot make a pipe", &error)
 }
 

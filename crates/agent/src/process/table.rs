@@ -36,7 +36,8 @@ pub(crate) struct Table {
 impl Table {
     /// The process, if it was started on request and not forgotten.
     pub(crate) fn find(&self, pid: i32) -> Result<Arc<Process>, Refusal> {
-        Pid::from_raw(pid)
+        // `from_raw` takes negative numbers for a bug of its caller.
+        Pid::from_raw(pid.max(0))
             .and_then(|pid| self.by_pid.get(&pid))
             .filter(|process| process.state().started)
             .cloned()

@@ -3,4 +3,9 @@
 
 mod support;
 
+mod connections;
+mod errors;
+mod files;
+mod output;
 mod processes;
+mod terminals;

@@ -99,6 +99,10 @@ fn read_output(agent: &Agent, caller: &Caller, read: &ReadOutput) -> Result<Outp
     };
     let from = match &read.from {
         Some(read_output::From::Offset(offset)) => From::Offset(*offset),
+        Some(read_output::From::Cursor(cursor)) if cursor.whole_characters => From::TextCursor {
+            name: &cursor.name,
+            request_id: &cursor.request_id,
+        },
         Some(read_output::From::Cursor(cursor)) => From::Cursor {
             name: &cursor.name,
             request_id: &cursor.request_id,

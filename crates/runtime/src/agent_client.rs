@@ -80,6 +80,13 @@ pub enum OutputFrom {
         /// The call.
         request_id: String,
     },
+    /// As `Cursor`, for text: what is read does not end inside a UTF-8 character, unless the stream does.
+    TextCursor {
+        /// The reader.
+        name: String,
+        /// The call.
+        request_id: String,
+    },
 }
 
 /// Every call fails with [`RuntimeError::Refused`] when the agent says no, [`RuntimeError::Connect`] when it cannot be
@@ -160,7 +167,18 @@ impl AgentClient {
         let from = match from {
             OutputFrom::Offset(offset) => read_output::From::Offset(offset),
             OutputFrom::Cursor { name, request_id } => {
-                read_output::From::Cursor(Cursor { name, request_id })
+                read_output::From::Cursor(Cursor {
+                    name,
+                    request_id,
+                    whole_characters: false,
+                })
+            }
+            OutputFrom::TextCursor { name, request_id } => {
+                read_output::From::Cursor(Cursor {
+                    name,
+                    request_id,
+                    whole_characters: true,
+                })
             }
         };
         loop {

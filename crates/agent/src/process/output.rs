@@ -62,6 +62,8 @@ pub(crate) struct Piece {
 pub(crate) enum From<'a> {
     Offset(u64),
     Cursor { name: &'a str, request_id: &'a str },
+    /// As `Cursor`, but what is read does not end inside a UTF-8 character, unless the stream does.
+    TextCursor { name: &'a str, request_id: &'a str },
 }
 
 #[derive(Debug)]
@@ -215,7 +217,8 @@ impl Output {
     pub(crate) fn read(&mut self, from: From<'_>, max: usize) -> Result<Option<Piece>, Refusal> {
         match from {
             From::Offset(offset) => Ok(self.read_range(offset, self.end, max)),
-            From::Cursor { name, request_id } => self.read_cursor(name, request_id, max),
+            From::Cursor { name, request_id } => self.read_cursor(name, request_id, max, false),
+            From::TextCursor { name, request_id } => self.read_cursor(name, request_id, max, true),
         }
     }
 
@@ -223,7 +226,7 @@ impl Output {
     pub(crate) fn nothing(&self, from: From<'_>) -> Piece {
         let offset = match from {
             From::Offset(offset) => offset,
-            From::Cursor { name, .. } => {
+            From::Cursor { name, .. } | From::TextCursor { name, .. } => {
                 let cursor = self.cursors.iter().find(|cursor| cursor.name == name);
                 cursor.map_or(self.start, |cursor| cursor.to)
             }
@@ -241,6 +244,7 @@ impl Output {
         name: &str,
         request_id: &str,
         max: usize,
+        whole_characters: bool,
     ) -> Result<Option<Piece>, Refusal> {
         let known = self.cursors.iter().position(|cursor| cursor.name == name);
         let next = known.map_or(0, |index| self.cursors[index].to);
@@ -256,11 +260,21 @@ impl Output {
                 format!("one stream cannot have more than {MAX_CURSORS} cursors"),
             ));
         }
-        let Some(piece) = self.read_range(next, self.end, max) else {
+        let Some(mut piece) = self.read_range(next, self.end, max) else {
             return Ok(None);
         };
-        // An empty answer is not remembered: its repetition may as well bring what has come since.
-        if !piece.data.is_empty() {
+        if whole_characters && !piece.end {
+            let complete = piece.data.len() - unfinished_character(&piece.data);
+            if complete > 0 {
+                piece.data.truncate(complete);
+            } else if piece.data.len() < max {
+                // The rest of the only character is yet to come.
+                return Ok(None);
+            }
+        }
+        // An empty answer is not remembered, for its repetition may as well bring what has come since; unless it tells of a
+        // gap, which must be told once.
+        if !piece.data.is_empty() || (piece.dropped_bytes > 0 && piece.end) {
             let cursor = Cursor {
                 name: name.to_owned(),
                 request_id: request_id.to_owned(),
@@ -315,6 +329,26 @@ impl Drop for Output {
     }
 }
 
+/// How many bytes at the end belong to a UTF-8 character that is not all there. What can be no character does not wait.
+fn unfinished_character(data: &[u8]) -> usize {
+    let tail = &data[data.len().saturating_sub(3)..];
+    let mut length = 0;
+    for byte in tail.iter().rev() {
+        length += 1;
+        match byte {
+            0x80..=0xBF => {}
+            0xC2..=0xF4 => {
+                return std::str::from_utf8(&tail[tail.len() - length..])
+                    .err()
+                    .filter(|error| error.error_len().is_none())
+                    .map_or(0, |_unfinished| length);
+            }
+            _ => return 0,
+        }
+    }
+    0
+}
+
 /// A place inside a chunk: never beyond its length.
 fn within(position: u64, length: usize) -> usize {
     usize::try_from(position).map_or(length, |position| position.min(length))
@@ -328,3 +362,7 @@ fn bytes_u64(bytes: usize) -> u64 {
 #[cfg(test)]
 #[path = "output_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "output_text_tests.rs"]
+mod text_tests;

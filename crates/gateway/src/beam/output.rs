@@ -47,7 +47,7 @@ async fn consume(
     stream: Stream,
     request_id: String,
 ) -> Result<String, BeamError> {
-    let from = OutputFrom::Cursor {
+    let from = OutputFrom::TextCursor {
         name: CURSOR.to_owned(),
         request_id,
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fermata_engine::agent::ProcessState;
-use fermata_engine::{RuntimeErrorKind, StartRequest};
+use fermata_engine::StartRequest;
 
 use super::failure::BeamError;
 use super::lifecycle::stub_of;
@@ -87,11 +87,8 @@ pub(super) async fn kill(
     request: pod::PodSandboxKillRequest,
 ) -> Result<pod::PodSandboxKillResponse, BeamError> {
     let agent = beam.handle(&request.container_id).await?.agent;
-    match agent.signal(request.pid, SIGKILL).await {
-        // It has ended already, which is what was wanted.
-        Err(error) if error.kind() == RuntimeErrorKind::FailedPrecondition => {}
-        result => result?,
-    }
+    // One that has ended already is fine with the agent.
+    agent.signal(request.pid, SIGKILL).await?;
     Ok(pod::PodSandboxKillResponse {
         ok: true,
         ..Default::default()

@@ -122,6 +122,32 @@ pub enum RuntimeError {
         /// As given.
         network: String,
     },
+    /// An allow-list is too long.
+    #[error("{given} networks are more than the {limit} that an allow-list may have")]
+    TooManyNetworks {
+        /// How many there are.
+        given: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// No such network slot, or nobody uses it.
+    #[error("network slot {number} is not in use")]
+    UnknownSlot {
+        /// As asked.
+        number: u32,
+    },
+    /// Another server with the same run directory is alive.
+    #[error("the network of {} belongs to another running server", run_directory.display())]
+    NetworkInUse {
+        /// Whose.
+        run_directory: PathBuf,
+    },
+    /// Too many servers on this machine.
+    #[error("all {limit} network ranges of this machine are in use by other servers")]
+    NoFreeInstance {
+        /// How many there can be.
+        limit: u8,
+    },
     /// No address is left for another sandbox.
     #[error("no free network slot: {in_use} are in use")]
     NoFreeSlot {
@@ -150,8 +176,14 @@ impl RuntimeError {
                 AgentKind::Internal => RuntimeErrorKind::Internal,
             },
             Self::Connect { .. } | Self::Call { .. } => RuntimeErrorKind::Unavailable,
-            Self::InvalidNetwork { .. } => RuntimeErrorKind::InvalidArgument,
-            Self::NoFreeSlot { .. } => RuntimeErrorKind::ResourceExhausted,
+            Self::InvalidNetwork { .. } | Self::TooManyNetworks { .. } => {
+                RuntimeErrorKind::InvalidArgument
+            }
+            Self::NoFreeSlot { .. } | Self::NoFreeInstance { .. } => {
+                RuntimeErrorKind::ResourceExhausted
+            }
+            Self::UnknownSlot { .. } => RuntimeErrorKind::NotFound,
+            Self::NetworkInUse { .. } => RuntimeErrorKind::FailedPrecondition,
             Self::UnexpectedAnswer { .. }
             | Self::Shim { .. }
             | Self::NotStarted { .. }

@@ -12,7 +12,8 @@ const DELETE: u16 = SUBSYSTEM | 2;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_ADDRESSES: u16 = 1;
 const ADDRESS_SOURCE: u16 = 1;
-const FILTER: u16 = 25;
+/// With `NLA_F_NESTED`, without which this one is not taken.
+const FILTER: u16 = 25 | 1 << 15;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
 /// Compare the source address and nothing else.

@@ -11,9 +11,9 @@ use super::netlink::{Message, Socket, find_attribute};
 /// and a sandbox cannot answer for another. Constant, because programs derive identities from it and must find it again.
 const HARDWARE_ADDRESS: [u8; 6] = [0x02, 0xfe, 0x0a, 0xfe, 0xfe, 0x02];
 /// The loopback interface is the first of every namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 /// The sandbox's end always has the same index: sockets bound to an interface remember nothing else.
-const INSIDE: u32 = 2;
+pub(super) const INSIDE: u32 = 2;
 /// The sandbox's end.
 pub(super) const INSIDE_NAME: &str = "eth0";
 /// `VETH_INFO_PEER` of linux/veth.h.
@@ -42,14 +42,15 @@ fn new_link(flags: i32, body: &[u8]) -> Message {
     Message::new(libc::RTM_NEWLINK, flags, body)
 }
 
-/// Makes a pair: `name` here, left down, and [`INSIDE_NAME`] in `namespace`, up.
+/// Makes a pair, left down (veth cannot start an end before the other is tied to it): `name` here, [`INSIDE_NAME`] in
+/// `namespace`.
 pub(super) fn add_pair(here: &mut Socket, name: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let message = new_link(libc::NLM_F_CREATE | libc::NLM_F_EXCL, &link_body(0, NO_ARP, NO_ARP))
         .text(libc::IFLA_IFNAME, name)
         .attribute(libc::IFLA_ADDRESS, &HARDWARE_ADDRESS)
         .nest(libc::IFLA_LINKINFO, &[], |info| {
             info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, &[], |data| {
-                data.nest(VETH_PEER, &link_body(INSIDE, UP | NO_ARP, UP | NO_ARP), |peer| {
+                data.nest(VETH_PEER, &link_body(INSIDE, NO_ARP, NO_ARP), |peer| {
                     peer.text(libc::IFLA_IFNAME, INSIDE_NAME)
                         .attribute(libc::IFLA_ADDRESS, &HARDWARE_ADDRESS)
                         .attribute(libc::IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes())
@@ -57,10 +58,6 @@ pub(super) fn add_pair(here: &mut Socket, name: &str, namespace: BorrowedFd<'_>)
             })
         });
     here.request(message)
-}
-
-pub(super) fn set_loopback_up(inside: &mut Socket) -> io::Result<()> {
-    inside.request(new_link(0, &link_body(LOOPBACK, UP, UP)))
 }
 
 pub(super) fn set_up(here: &mut Socket, index: u32) -> io::Result<()> {

@@ -122,9 +122,10 @@ pub(super) fn make(host: &OwnedFd, plan: &Plan) -> Result<(), RuntimeError> {
         let translation = Nft::start(&firewall::inside_rules(plan.transfer_address))?;
         set_inside_options()?;
         let mut inside = Socket::route().map_err(system("open a netlink socket"))?;
-        link::set_loopback_up(&mut inside).map_err(system("start the loopback interface"))?;
+        link::set_up(&mut inside, link::LOOPBACK).map_err(system("start the loopback interface"))?;
         link::add_pair(&mut outside, &plan.interface, namespace.as_fd())
             .map_err(system("make a pair of interfaces"))?;
+        link::set_up(&mut inside, link::INSIDE).map_err(system("start the interface inside"))?;
         link::add_inside_address(&mut inside, INSIDE_ADDRESS, INSIDE_PREFIX, INSIDE_GATEWAY)
             .map_err(system("set the address inside"))?;
         translation.finish()?;

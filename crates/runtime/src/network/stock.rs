@@ -60,7 +60,11 @@ impl Stock {
 
     pub(super) fn made_ready(&mut self, slot: u32) {
         self.making -= 1;
-        self.ready.push_back(slot);
+        if self.closing {
+            self.retired.insert(slot, Policy::Open);
+        } else {
+            self.ready.push_back(slot);
+        }
     }
 
     pub(super) fn made_for_use(&mut self, slot: u32) {
@@ -170,10 +174,13 @@ mod tests {
             stock.made_ready(slot);
         }
         stock.take_ready().unwrap();
+        let late = stock.begin_if_short().unwrap();
         stock.close(false);
-        assert_eq!(stock.counts(), [2, 0, 0, 1, 1]);
+        assert_eq!(stock.counts(), [1, 1, 0, 1, 1]);
         assert_eq!(stock.begin_if_short(), None);
+        stock.made_ready(late);
+        assert_eq!(stock.counts(), [1, 0, 0, 1, 2]);
         stock.close(true);
-        assert_eq!(stock.counts(), [2, 0, 0, 0, 2]);
+        assert_eq!(stock.counts(), [1, 0, 0, 0, 3]);
     }
 }

@@ -1,0 +1,8 @@
+//! The network of sandboxes against the real kernel, each test in namespaces of its own.
+#![expect(clippy::tests_outside_test_module, reason = "all of this is a test")]
+
+mod frame;
+mod life;
+mod policy;
+mod reach;
+mod world;

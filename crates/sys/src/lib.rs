@@ -9,3 +9,4 @@ pub mod process;
 pub mod terminal;
 pub mod btrfs;
 pub mod loop_device;
+pub mod network_namespace;

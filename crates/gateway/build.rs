@@ -4,7 +4,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=migrations");
     let descriptors = protox::compile(
-        ["proto/pod.proto", "proto/gateway.proto", "proto/image.proto", "proto/volume.proto"],
+        [
+            "proto/pod.proto",
+            "proto/gateway.proto",
+            "proto/image.proto",
+            "proto/volume.proto",
+        ],
         ["proto"],
     )?;
     tonic_prost_build::configure()

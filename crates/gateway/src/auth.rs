@@ -36,7 +36,9 @@ impl Auth {
             .digest
             .iter()
             .zip(&guess)
-            .fold(0, |difference, (left, right)| black_box(difference | (left ^ right)));
+            .fold(0, |difference, (left, right)| {
+                black_box(difference | (left ^ right))
+            });
         difference == 0
     }
 }
@@ -62,7 +64,15 @@ mod tests {
         let auth = Auth::new("secret");
         assert!(auth.permits(Some("Bearer secret")));
         assert!(auth.permits(Some("bearer secret")));
-        for wrong in ["Bearer secreT", "Bearer secre", "Bearer secret2", "Bearer ", "Basic secret", "secret", ""] {
+        for wrong in [
+            "Bearer secreT",
+            "Bearer secre",
+            "Bearer secret2",
+            "Bearer ",
+            "Basic secret",
+            "secret",
+            "",
+        ] {
             assert!(!auth.permits(Some(wrong)), "{wrong:?}");
         }
         assert!(!auth.permits(None));

@@ -46,7 +46,10 @@ pub async fn serve_grpc(
     }
     beam.close();
     // What a call has begun goes on without it.
-    if tokio::time::timeout(DRAIN_LIMIT, beam.closed()).await.is_err() {
+    if tokio::time::timeout(DRAIN_LIMIT, beam.closed())
+        .await
+        .is_err()
+    {
         tracing::warn!("work of a call is still under way");
     }
     Ok(())

@@ -18,9 +18,13 @@ use super::{Beam, lifecycle, sandbox_id};
 /// The engine has no event for the end of a sandbox; a person watches this.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
-pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<AttachToContainerResponse, Status>> + Send>>;
+pub(super) type Answers =
+    Pin<Box<dyn Stream<Item = Result<AttachToContainerResponse, Status>> + Send>>;
 
-pub(super) async fn attach(beam: &Beam, mut messages: Streaming<ContainerStreamMessage>) -> Result<Answers, Status> {
+pub(super) async fn attach(
+    beam: &Beam,
+    mut messages: Streaming<ContainerStreamMessage>,
+) -> Result<Answers, Status> {
     let container_id = first_request(&mut messages).await?;
     let id = sandbox_id(&container_id)?;
     let mut sandbox = beam.engine().sandbox(&id).await.map_err(BeamError::from)?;
@@ -79,9 +83,10 @@ async fn first_request(messages: &mut Streaming<ContainerStreamMessage>) -> Resu
 
 fn check(message: &ContainerStreamMessage) -> Result<(), Status> {
     match message.payload {
-        Some(Payload::SyncContainerWorkspace(_)) => {
-            Err(BeamError::unsupported("syncing a directory into a container (sync_container_workspace)").into())
-        }
+        Some(Payload::SyncContainerWorkspace(_)) => Err(BeamError::unsupported(
+            "syncing a directory into a container (sync_container_workspace)",
+        )
+        .into()),
         Some(Payload::AttachRequest(_)) | None => Ok(()),
     }
 }
@@ -93,9 +98,16 @@ fn ending(sandbox: &Sandbox) -> Option<AttachToContainerResponse> {
         SandboxStatus::Stopped => sandbox.exit_code.unwrap_or(0),
         SandboxStatus::Failed => sandbox.exit_code.filter(|code| *code != 0).unwrap_or(1),
     };
-    let why = sandbox.failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let why = sandbox
+        .failure
+        .as_ref()
+        .map_or_else(String::new, |why| format!(": {why}"));
     Some(AttachToContainerResponse {
-        output: format!("{} has {}{why}\n", sandbox.id, lifecycle::status_word(sandbox.status)),
+        output: format!(
+            "{} has {}{why}\n",
+            sandbox.id,
+            lifecycle::status_word(sandbox.status)
+        ),
         done: true,
         exit_code,
     })
@@ -129,7 +141,11 @@ mod tests {
 
     #[test]
     fn only_an_ended_sandbox_ends_the_stream() {
-        for status in [SandboxStatus::Creating, SandboxStatus::Running, SandboxStatus::Stopping] {
+        for status in [
+            SandboxStatus::Creating,
+            SandboxStatus::Running,
+            SandboxStatus::Stopping,
+        ] {
             assert_eq!(ending(&sandbox(status, None)), None);
         }
         let stopped = ending(&sandbox(SandboxStatus::Stopped, Some(137))).unwrap();
@@ -148,11 +164,19 @@ mod tests {
     #[test]
     fn syncing_is_refused_by_name() {
         let message = |payload| ContainerStreamMessage { payload };
-        let sync = message(Some(Payload::SyncContainerWorkspace(SyncContainerWorkspaceRequest::default())));
+        let sync = message(Some(Payload::SyncContainerWorkspace(
+            SyncContainerWorkspaceRequest::default(),
+        )));
         let refusal = check(&sync).unwrap_err();
         assert_eq!(refusal.code(), tonic::Code::Unimplemented);
-        assert!(refusal.message().contains("sync_container_workspace"), "{refusal}");
+        assert!(
+            refusal.message().contains("sync_container_workspace"),
+            "{refusal}"
+        );
         check(&message(None)).unwrap();
-        check(&message(Some(Payload::AttachRequest(AttachToContainerRequest::default())))).unwrap();
+        check(&message(Some(Payload::AttachRequest(
+            AttachToContainerRequest::default(),
+        ))))
+        .unwrap();
     }
 }

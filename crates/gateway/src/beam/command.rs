@@ -10,15 +10,22 @@ use super::failure::BeamError;
 const DEFAULTS: [(&str, &str); 5] = [
     ("HOME", "/root"),
     ("LANG", "C.UTF-8"),
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    (
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
     ("PYTHONUNBUFFERED", "1"),
     ("TERM", "xterm"),
 ];
 
 /// Splits as a POSIX shell does, without running one.
 pub(super) fn split(command: &str) -> Result<Vec<Vec<u8>>, BeamError> {
-    let words = shlex::bytes::split(command.as_bytes())
-        .ok_or_else(|| BeamError::invalid(format!("command has a quotation that does not end: {}", shortened(command))))?;
+    let words = shlex::bytes::split(command.as_bytes()).ok_or_else(|| {
+        BeamError::invalid(format!(
+            "command has a quotation that does not end: {}",
+            shortened(command)
+        ))
+    })?;
     if words.is_empty() {
         return Err(BeamError::invalid("command is empty"));
     }
@@ -58,11 +65,17 @@ pub(super) fn environment(
     call: &HashMap<String, String>,
 ) -> Result<Vec<EnvironmentVariable>, BeamError> {
     let mut all: BTreeMap<&str, &str> = DEFAULTS.into_iter().collect();
-    all.extend(sandbox.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    all.extend(
+        sandbox
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    );
     all.extend(identity.iter().copied());
     for (name, value) in call {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(BeamError::invalid(format!("env has an invalid entry named {name:?}")));
+            return Err(BeamError::invalid(format!(
+                "env has an invalid entry named {name:?}"
+            )));
         }
         all.insert(name, value);
     }
@@ -91,21 +104,39 @@ mod tests {
     fn what_python_quotes_comes_back() {
         // Python's shlex.join(["sh", "-c", "echo 'a b' \"$HOME\"", "", "#x", "ä\n"])
         let command = "sh -c 'echo '\"'\"'a b'\"'\"' \"$HOME\"' '' '#x' 'ä\n'";
-        assert_eq!(words(command), ["sh", "-c", "echo 'a b' \"$HOME\"", "", "#x", "ä\n"]);
+        assert_eq!(
+            words(command),
+            ["sh", "-c", "echo 'a b' \"$HOME\"", "", "#x", "ä\n"]
+        );
     }
 
     #[test]
     fn nothing_is_expanded() {
-        assert_eq!(words("echo $HOME *.txt ~ `x`"), ["echo", "$HOME", "*.txt", "~", "`x`"]);
+        assert_eq!(
+            words("echo $HOME *.txt ~ `x`"),
+            ["echo", "$HOME", "*.txt", "~", "`x`"]
+        );
     }
 
     #[test]
     fn a_command_that_makes_no_sense_is_refused() {
-        for (command, reason) in [("echo 'a", "quotation"), ("echo \\", "quotation"), ("", "empty"), (" \n", "empty"), ("a\0b", "NUL")] {
+        for (command, reason) in [
+            ("echo 'a", "quotation"),
+            ("echo \\", "quotation"),
+            ("", "empty"),
+            (" \n", "empty"),
+            ("a\0b", "NUL"),
+        ] {
             let error = split(command).unwrap_err().to_string();
             assert!(error.contains(reason), "{command:?}: {error}");
         }
-        assert!(split(&format!("'{}", "a".repeat(1 << 20))).unwrap_err().to_string().len() < 400);
+        assert!(
+            split(&format!("'{}", "a".repeat(1 << 20)))
+                .unwrap_err()
+                .to_string()
+                .len()
+                < 400
+        );
     }
 
     #[test]
@@ -118,16 +149,18 @@ mod tests {
 
     #[test]
     fn the_call_wins_over_identity_over_sandbox_over_defaults() {
-        let sandbox = BTreeMap::from([("HOME", "/home/a"), ("CONTAINER_ID", "wrong"), ("X", "1")].map(own));
+        let sandbox =
+            BTreeMap::from([("HOME", "/home/a"), ("CONTAINER_ID", "wrong"), ("X", "1")].map(own));
         let call = HashMap::from([("X", "2")].map(own));
-        let all: BTreeMap<String, String> = environment(&sandbox, &[("CONTAINER_ID", "right")], &call)
-            .unwrap()
-            .into_iter()
-            .map(|variable| {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                (text(&variable.name), text(&variable.value))
-            })
-            .collect();
+        let all: BTreeMap<String, String> =
+            environment(&sandbox, &[("CONTAINER_ID", "right")], &call)
+                .unwrap()
+                .into_iter()
+                .map(|variable| {
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                    (text(&variable.name), text(&variable.value))
+                })
+                .collect();
         assert_eq!(all["HOME"], "/home/a");
         assert_eq!(all["CONTAINER_ID"], "right");
         assert_eq!(all["X"], "2");
@@ -139,7 +172,10 @@ mod tests {
     fn a_variable_without_a_name_is_refused() {
         for name in ["", "A=B", "A\0"] {
             let call = HashMap::from([own((name, "1"))]);
-            assert!(environment(&BTreeMap::new(), &[], &call).is_err(), "{name:?}");
+            assert!(
+                environment(&BTreeMap::new(), &[], &call).is_err(),
+                "{name:?}"
+            );
         }
     }
 

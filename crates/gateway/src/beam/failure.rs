@@ -54,7 +54,9 @@ impl BeamError {
     }
 
     pub(super) fn invalid(reason: impl Into<String>) -> Self {
-        Self::Invalid { reason: reason.into() }
+        Self::Invalid {
+            reason: reason.into(),
+        }
     }
 
     pub(super) fn kind(&self) -> ErrorKind {
@@ -216,14 +218,21 @@ mod tests {
         let exec = pod::PodSandboxExecResponse::failure(&unreachable_agent());
         assert!(!exec.ok);
         assert_eq!(exec.error_msg, ASK_AGAIN);
-        let snapshot = pod::PodSandboxCreateImageFromFilesystemResponse::failure(&unreachable_agent());
-        assert!(snapshot.error_msg.contains("cannot connect to the agent"), "{}", snapshot.error_msg);
+        let snapshot =
+            pod::PodSandboxCreateImageFromFilesystemResponse::failure(&unreachable_agent());
+        assert!(
+            snapshot.error_msg.contains("cannot connect to the agent"),
+            "{}",
+            snapshot.error_msg
+        );
     }
 
     #[test]
     fn nothing_else_says_what_the_client_takes_as_a_request_to_repeat() {
         let errors = [
-            BeamError::from(EngineError::SandboxNotFound { id: "a".parse().unwrap() }),
+            BeamError::from(EngineError::SandboxNotFound {
+                id: "a".parse().unwrap(),
+            }),
             BeamError::from(EngineError::NotRunning {
                 id: "a".parse().unwrap(),
                 status: fermata_engine::SandboxStatus::Stopped,
@@ -232,8 +241,16 @@ mod tests {
             BeamError::StubNotFound { id: "a".to_owned() },
         ];
         for error in errors {
-            let said = pod::PodSandboxExecResponse::failure(&error).error_msg.to_lowercase();
-            for trigger in ["failed to connect", "failed to get sandbox", "not ready", "deadline exceeded", "become ready"] {
+            let said = pod::PodSandboxExecResponse::failure(&error)
+                .error_msg
+                .to_lowercase();
+            for trigger in [
+                "failed to connect",
+                "failed to get sandbox",
+                "not ready",
+                "deadline exceeded",
+                "become ready",
+            ] {
                 assert!(!said.contains(trigger), "{said:?}");
             }
         }
@@ -241,7 +258,9 @@ mod tests {
 
     #[test]
     fn an_unknown_sandbox_is_named_as_the_client_expects() {
-        let error = BeamError::from(EngineError::SandboxNotFound { id: "abc".parse().unwrap() });
+        let error = BeamError::from(EngineError::SandboxNotFound {
+            id: "abc".parse().unwrap(),
+        });
         assert_eq!(error.chain(), "Container not found: abc");
         assert_eq!(Status::from(error).code(), Code::NotFound);
     }

@@ -17,7 +17,9 @@ pub(super) async fn upload(
     let offset = unsigned("offset", request.offset)?;
     let mode = file_mode::from_go(request.mode, NEW_FILE);
     let agent = beam.handle(&request.container_id).await?.agent;
-    agent.write_file(&path, offset, mode, request.data.into()).await?;
+    agent
+        .write_file(&path, offset, mode, request.data.into())
+        .await?;
     Ok(pod::PodSandboxUploadFileResponse {
         ok: true,
         ..Default::default()
@@ -33,15 +35,23 @@ pub(super) async fn download(
     let offset = unsigned("offset", request.offset)?;
     let length = unsigned("length", request.length.into())?;
     if length > MAX_ANSWER_BYTES {
-        return Err(too_large(format!("{length} bytes were asked for, {MAX_ANSWER_BYTES} are possible")));
+        return Err(too_large(format!(
+            "{length} bytes were asked for, {MAX_ANSWER_BYTES} are possible"
+        )));
     }
-    let wanted = if length == 0 { MAX_ANSWER_BYTES } else { length };
+    let wanted = if length == 0 {
+        MAX_ANSWER_BYTES
+    } else {
+        length
+    };
     let agent = beam.handle(&request.container_id).await?.agent;
     let mut data = Vec::new();
     let mut is_end = false;
     while !is_end && count(&data) < wanted {
         let position = offset.saturating_add(count(&data));
-        let chunk = agent.read_file(&path, position, wanted - count(&data)).await?;
+        let chunk = agent
+            .read_file(&path, position, wanted - count(&data))
+            .await?;
         is_end = chunk.end || chunk.data.is_empty();
         data.extend_from_slice(&chunk.data);
     }
@@ -79,7 +89,11 @@ pub(super) async fn list(
     let listing = agent.list_directory(&path).await?;
     Ok(pod::PodSandboxListFilesResponse {
         ok: true,
-        files: listing.entries.iter().map(describe).collect::<Result<_, _>>()?,
+        files: listing
+            .entries
+            .iter()
+            .map(describe)
+            .collect::<Result<_, _>>()?,
         ..Default::default()
     })
 }
@@ -150,7 +164,9 @@ pub(super) async fn find(
     let agent = beam.handle(&request.container_id).await?.agent;
     let found = agent.find_in_files(&path, &request.pattern).await?;
     if found.truncated {
-        return Err(too_large("there are too many matches; search a smaller tree or a rarer pattern"));
+        return Err(too_large(
+            "there are too many matches; search a smaller tree or a rarer pattern",
+        ));
     }
     Ok(pod::PodSandboxFindInFilesResponse {
         ok: true,
@@ -175,11 +191,14 @@ fn absolute(path: &str) -> Result<Vec<u8>, BeamError> {
 }
 
 fn unsigned(name: &str, value: i64) -> Result<u64, BeamError> {
-    u64::try_from(value).map_err(|_negative| BeamError::invalid(format!("{name} is negative: {value}")))
+    u64::try_from(value)
+        .map_err(|_negative| BeamError::invalid(format!("{name} is negative: {value}")))
 }
 
 fn too_large(reason: impl Into<String>) -> BeamError {
-    BeamError::TooLarge { reason: reason.into() }
+    BeamError::TooLarge {
+        reason: reason.into(),
+    }
 }
 
 fn count(data: &[u8]) -> u64 {
@@ -253,6 +272,11 @@ mod tests {
 
     #[test]
     fn negative_offsets_are_refused() {
-        assert!(unsigned("offset", -1).unwrap_err().to_string().contains("offset"));
+        assert!(
+            unsigned("offset", -1)
+                .unwrap_err()
+                .to_string()
+                .contains("offset")
+        );
     }
 }

@@ -5,10 +5,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::failure::{Answer, BeamError};
 use super::wire::gateway::gateway_service_server::GatewayService;
 use super::wire::gateway::{
-    AuthorizeRequest, AuthorizeResponse, CheckpointContainerRequest,
-    CheckpointContainerResponse, ContainerStreamMessage, ExportWorkspaceConfigRequest,
-    ExportWorkspaceConfigResponse, GetOrCreateStubRequest, GetOrCreateStubResponse, HeadObjectRequest,
-    HeadObjectResponse, ListContainersRequest, ListContainersResponse, PutObjectRequest, PutObjectResponse,
+    AuthorizeRequest, AuthorizeResponse, CheckpointContainerRequest, CheckpointContainerResponse,
+    ContainerStreamMessage, ExportWorkspaceConfigRequest, ExportWorkspaceConfigResponse,
+    GetOrCreateStubRequest, GetOrCreateStubResponse, HeadObjectRequest, HeadObjectResponse,
+    ListContainersRequest, ListContainersResponse, PutObjectRequest, PutObjectResponse,
     StopContainerRequest, StopContainerResponse,
 };
 use super::{Beam, WORKSPACE_ID, attach, lifecycle, object};
@@ -18,7 +18,10 @@ impl GatewayService for Beam {
     type AttachToContainerStream = attach::Answers;
 
     /// Whoever gets here has shown the token.
-    async fn authorize(&self, _request: Request<AuthorizeRequest>) -> Result<Response<AuthorizeResponse>, Status> {
+    async fn authorize(
+        &self,
+        _request: Request<AuthorizeRequest>,
+    ) -> Result<Response<AuthorizeResponse>, Status> {
         Ok(Response::new(AuthorizeResponse {
             ok: true,
             workspace_id: WORKSPACE_ID.to_owned(),
@@ -26,7 +29,10 @@ impl GatewayService for Beam {
         }))
     }
 
-    async fn head_object(&self, request: Request<HeadObjectRequest>) -> Result<Response<HeadObjectResponse>, Status> {
+    async fn head_object(
+        &self,
+        request: Request<HeadObjectRequest>,
+    ) -> Result<Response<HeadObjectResponse>, Status> {
         Ok(Response::new(object::head(&request.get_ref().hash)?))
     }
 
@@ -63,14 +69,18 @@ impl GatewayService for Beam {
         _request: Request<CheckpointContainerRequest>,
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
         let refusal = BeamError::unsupported("checkpoint of a container (memory snapshot)");
-        Ok(Response::new(CheckpointContainerResponse::failure(&refusal)))
+        Ok(Response::new(CheckpointContainerResponse::failure(
+            &refusal,
+        )))
     }
 
     async fn attach_to_container(
         &self,
         request: Request<Streaming<ContainerStreamMessage>>,
     ) -> Result<Response<attach::Answers>, Status> {
-        attach::attach(self, request.into_inner()).await.map(Response::new)
+        attach::attach(self, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn export_workspace_config(

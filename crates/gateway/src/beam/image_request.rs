@@ -200,22 +200,39 @@ mod tests {
     fn what_cannot_be_built_is_refused_by_name() {
         type Change = fn(&mut ImageDefinition);
         let cases: [(&str, Change); 10] = [
-            ("from_registry", |image| image.existing_image_uri = "docker.io/x".to_owned()),
-            ("base_image_creds", |image| image.existing_image_credentials = true),
-            ("from_dockerfile", |image| image.dockerfile = "FROM x".to_owned()),
-            ("add_local_path", |image| image.build_context_object = "x".to_owned()),
+            ("from_registry", |image| {
+                image.existing_image_uri = "docker.io/x".to_owned()
+            }),
+            ("base_image_creds", |image| {
+                image.existing_image_credentials = true
+            }),
+            ("from_dockerfile", |image| {
+                image.dockerfile = "FROM x".to_owned()
+            }),
+            ("add_local_path", |image| {
+                image.build_context_object = "x".to_owned()
+            }),
             ("with_secrets", |image| image.secrets = vec!["x".to_owned()]),
             ("build_with_gpu", |image| image.gpu = "T4".to_owned()),
             ("git_source", |image| image.git_source = "x".to_owned()),
-            ("micromamba", |image| image.python_version = "micromamba3.11".to_owned()),
-            ("add_micromamba_packages", |image| image.build_steps = vec![step("micromamba", "x")]),
-            ("python3.9", |image| image.python_version = "python3.9".to_owned()),
+            ("micromamba", |image| {
+                image.python_version = "micromamba3.11".to_owned()
+            }),
+            ("add_micromamba_packages", |image| {
+                image.build_steps = vec![step("micromamba", "x")]
+            }),
+            ("python3.9", |image| {
+                image.python_version = "python3.9".to_owned()
+            }),
         ];
         for (name, change) in cases {
             let mut definition = ImageDefinition::default();
             change(&mut definition);
             let error = definition.build_spec().unwrap_err();
-            assert!(matches!(error, BeamError::Unsupported { .. }), "{name}: {error:?}");
+            assert!(
+                matches!(error, BeamError::Unsupported { .. }),
+                "{name}: {error:?}"
+            );
             assert!(error.to_string().contains(name), "{name}: {error}");
         }
     }

@@ -32,11 +32,18 @@ impl ImageService for Beam {
         Ok(Response::new(self.verify(request.into_inner()).await?))
     }
 
-    async fn build_image(&self, request: Request<BuildImageRequest>) -> Result<Response<BuildStream>, Status> {
+    async fn build_image(
+        &self,
+        request: Request<BuildImageRequest>,
+    ) -> Result<Response<BuildStream>, Status> {
         let definition = ImageDefinition::from(request.into_inner());
         let python_version = definition.python_version.clone();
         let stream: BuildStream = match definition.build_spec() {
-            Ok(Some(spec)) => Box::pin(follow(self.clone(), self.engine().build_image(spec), python_version)),
+            Ok(Some(spec)) => Box::pin(follow(
+                self.clone(),
+                self.engine().build_image(spec),
+                python_version,
+            )),
             Ok(None) => only(finished(&self.engine().base_image(), python_version)),
             Err(error) => only(failed(error.chain())),
         };
@@ -45,7 +52,10 @@ impl ImageService for Beam {
 }
 
 impl Beam {
-    async fn verify(&self, request: VerifyImageBuildRequest) -> Result<VerifyImageBuildResponse, BeamError> {
+    async fn verify(
+        &self,
+        request: VerifyImageBuildRequest,
+    ) -> Result<VerifyImageBuildResponse, BeamError> {
         if request.force_rebuild {
             return Err(BeamError::unsupported("force_rebuild"));
         }
@@ -53,7 +63,9 @@ impl Beam {
         let definition = ImageDefinition::from(request);
         if let Some(id) = wanted {
             if definition.asks_for_changes() {
-                return Err(BeamError::unsupported("changing an image that is given by its id"));
+                return Err(BeamError::unsupported(
+                    "changing an image that is given by its id",
+                ));
             }
             return self.verify_id(&id).await;
         }

@@ -17,7 +17,11 @@ pub(super) async fn get_or_create_stub(
     let force_create = request.force_create;
     let configuration = StubConfiguration::try_from(request)?;
     let store = &beam.inner.store;
-    let found = if force_create { None } else { store.find_stub(&configuration).await? };
+    let found = if force_create {
+        None
+    } else {
+        store.find_stub(&configuration).await?
+    };
     let stub_id = match found {
         Some(id) => id,
         None => store.add_stub(&configuration).await?,
@@ -44,9 +48,15 @@ pub(super) async fn create(
         .store
         .stub(&request.stub_id)
         .await?
-        .ok_or_else(|| BeamError::StubNotFound { id: request.stub_id.clone() })?;
+        .ok_or_else(|| BeamError::StubNotFound {
+            id: request.stub_id.clone(),
+        })?;
     if let Some(image) = request.image_id.filter(|id| !id.is_empty()) {
-        configuration.image = Some(image.parse::<ImageId>().map_err(fermata_engine::EngineError::InvalidId)?);
+        configuration.image = Some(
+            image
+                .parse::<ImageId>()
+                .map_err(fermata_engine::EngineError::InvalidId)?,
+        );
     }
     let sandbox = beam
         .engine()
@@ -76,7 +86,9 @@ pub(super) async fn stop(
     beam: Beam,
     request: gateway::StopContainerRequest,
 ) -> Result<gateway::StopContainerResponse, BeamError> {
-    beam.engine().stop_sandbox(&sandbox_id(&request.container_id)?).await?;
+    beam.engine()
+        .stop_sandbox(&sandbox_id(&request.container_id)?)
+        .await?;
     Ok(gateway::StopContainerResponse {
         ok: true,
         ..Default::default()
@@ -142,7 +154,9 @@ pub(super) async fn list_urls(
     beam: Beam,
     request: pod::PodSandboxListUrlsRequest,
 ) -> Result<pod::PodSandboxListUrlsResponse, BeamError> {
-    beam.engine().sandbox(&sandbox_id(&request.container_id)?).await?;
+    beam.engine()
+        .sandbox(&sandbox_id(&request.container_id)?)
+        .await?;
     Ok(pod::PodSandboxListUrlsResponse {
         ok: true,
         ..Default::default()
@@ -150,9 +164,15 @@ pub(super) async fn list_urls(
 }
 
 /// The sandbox's own status and exit code; -1 for none.
-pub(super) async fn sandbox_status(beam: &Beam, container_id: &str) -> Result<(&'static str, i32), BeamError> {
+pub(super) async fn sandbox_status(
+    beam: &Beam,
+    container_id: &str,
+) -> Result<(&'static str, i32), BeamError> {
     let sandbox = beam.engine().sandbox(&sandbox_id(container_id)?).await?;
-    let is_over = matches!(sandbox.status, SandboxStatus::Stopped | SandboxStatus::Failed);
+    let is_over = matches!(
+        sandbox.status,
+        SandboxStatus::Stopped | SandboxStatus::Failed
+    );
     let exit_code = sandbox.exit_code.filter(|_| is_over).unwrap_or(-1);
     Ok((status_word(sandbox.status), exit_code))
 }
@@ -190,7 +210,12 @@ fn describe(sandbox: &Sandbox) -> Option<types::Container> {
     };
     Some(types::Container {
         container_id: sandbox.id.to_string(),
-        stub_id: sandbox.spec.labels.get(STUB_LABEL).cloned().unwrap_or_default(),
+        stub_id: sandbox
+            .spec
+            .labels
+            .get(STUB_LABEL)
+            .cloned()
+            .unwrap_or_default(),
         status: status.to_owned(),
         scheduled_at: Some(created_at),
         started_at: Some(created_at),
@@ -208,7 +233,13 @@ mod tests {
         let stub = "6f1c2d1e-0000-4000-8000-000000000000";
         let spec = StubConfiguration::default().sandbox(stub).unwrap();
         assert_eq!(stub_of(spec.id.unwrap().as_str()), stub);
-        for other in ["", "sandbox-", "sandbox-1", "0190-abc", &format!("sandbox-{stub}-123456789")] {
+        for other in [
+            "",
+            "sandbox-",
+            "sandbox-1",
+            "0190-abc",
+            &format!("sandbox-{stub}-123456789"),
+        ] {
             assert_eq!(stub_of(other), "", "{other}");
         }
     }

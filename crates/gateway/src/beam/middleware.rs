@@ -40,11 +40,16 @@ async fn require_token(State(auth): State<Auth>, request: Request, next: Next) -
 async fn name_what_is_not_offered(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
-    let is_bare = |status: &HeaderValue| status.as_bytes() == b"12" && !response.headers().contains_key(GRPC_MESSAGE);
+    let is_bare = |status: &HeaderValue| {
+        status.as_bytes() == b"12" && !response.headers().contains_key(GRPC_MESSAGE)
+    };
     if response.headers().get(GRPC_STATUS).is_some_and(is_bare) {
         Status::new(
             Code::Unimplemented,
-            format!("{} is not supported by this server yet", path.trim_start_matches('/')),
+            format!(
+                "{} is not supported by this server yet",
+                path.trim_start_matches('/')
+            ),
         )
         .into_http()
     } else {
@@ -53,11 +58,15 @@ async fn name_what_is_not_offered(request: Request, next: Next) -> Response {
 }
 
 async fn trace(request: Request, next: Next) -> Response {
-    let span = tracing::info_span!("call", id = %uuid::Uuid::now_v7(), method = request.uri().path());
+    let span =
+        tracing::info_span!("call", id = %uuid::Uuid::now_v7(), method = request.uri().path());
     async move {
         let started = Instant::now();
         let response = next.run(request).await;
-        tracing::debug!(elapsed_ms = started.elapsed().as_secs_f64() * 1e3, "answered");
+        tracing::debug!(
+            elapsed_ms = started.elapsed().as_secs_f64() * 1e3,
+            "answered"
+        );
         response
     }
     .instrument(span)

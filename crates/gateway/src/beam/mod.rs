@@ -115,12 +115,17 @@ impl Beam {
     /// The way into a running sandbox.
     async fn handle(&self, container_id: &str) -> Result<Handle, BeamError> {
         let id = sandbox_id(container_id)?;
-        self.engine().handle(&id).await.map_err(|error| match error {
-            EngineError::Runtime { source, .. } if source.kind() == RuntimeErrorKind::Unavailable => {
-                BeamError::Agent(source)
-            }
-            other => other.into(),
-        })
+        self.engine()
+            .handle(&id)
+            .await
+            .map_err(|error| match error {
+                EngineError::Runtime { source, .. }
+                    if source.kind() == RuntimeErrorKind::Unavailable =>
+                {
+                    BeamError::Agent(source)
+                }
+                other => other.into(),
+            })
     }
 
     /// A call that changes nothing: a repeat of it is simply done again.
@@ -134,7 +139,9 @@ impl Beam {
         F: Future<Output = Result<A, BeamError>>,
     {
         let answer = work(self.clone(), request.into_inner()).await;
-        Ok(Response::new(answer.unwrap_or_else(|error| A::failure(&error))))
+        Ok(Response::new(
+            answer.unwrap_or_else(|error| A::failure(&error)),
+        ))
     }
 
     /// A call that changes something: it runs to its end, and a repeat of it gets the first one's answer.
@@ -148,9 +155,14 @@ impl Beam {
         F: Future<Output = Result<A, BeamError>> + Send + 'static,
     {
         let ids = CallIds::of(request.metadata());
-        let work = work(self.clone(), request.into_inner());
-        self.run(ids, work, |answer| answer.as_ref().err().is_none_or(|error| !error.is_transient()))
-            .await
+        let work = Box::pin(work(self.clone(), request.into_inner()));
+        self.run(ids, work, |answer| {
+            answer
+                .as_ref()
+                .err()
+                .is_none_or(|error| !error.is_transient())
+        })
+        .await
     }
 
     /// As [`Self::change`], for what the agent itself recognizes by the request id: a repeat asks the agent again, which
@@ -166,7 +178,7 @@ impl Beam {
     {
         let ids = CallIds::of(request.metadata());
         let request_id = ids.request_id().to_owned();
-        let work = work(self.clone(), request.into_inner(), request_id);
+        let work = Box::pin(work(self.clone(), request.into_inner(), request_id));
         self.run(ids, work, |_| false).await
     }
 
@@ -193,9 +205,11 @@ impl Beam {
 
 /// An id that cannot be one belongs to no sandbox.
 fn sandbox_id(container_id: &str) -> Result<SandboxId, BeamError> {
-    container_id.parse().map_err(|_invalid| BeamError::ContainerNotFound {
-        id: container_id.chars().take(80).collect(),
-    })
+    container_id
+        .parse()
+        .map_err(|_invalid| BeamError::ContainerNotFound {
+            id: container_id.chars().take(80).collect(),
+        })
 }
 
 /// All services, behind the token.

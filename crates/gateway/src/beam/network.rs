@@ -13,7 +13,9 @@ const MAX_ENTRIES: usize = 64;
 pub(super) fn policy(block: bool, allow: &[String]) -> Result<NetworkPolicy, BeamError> {
     match (block, allow) {
         (true, []) => Ok(NetworkPolicy::Blocked),
-        (true, _) => Err(BeamError::invalid("block_network and allow_list cannot be used together")),
+        (true, _) => Err(BeamError::invalid(
+            "block_network and allow_list cannot be used together",
+        )),
         (false, []) => Ok(NetworkPolicy::Open),
         (false, entries) if entries.len() > MAX_ENTRIES => Err(BeamError::invalid(format!(
             "allow_list has {} entries; at most {MAX_ENTRIES} are allowed",
@@ -36,9 +38,13 @@ fn network(entry: &str) -> Result<String, BeamError> {
     };
     let Ok(address) = address.parse::<IpAddr>() else {
         return Err(if looks_like_a_host_name(entry) {
-            BeamError::unsupported(format!("the host name {entry:?} in allow_list (only addresses and CIDR networks are)"))
+            BeamError::unsupported(format!(
+                "the host name {entry:?} in allow_list (only addresses and CIDR networks are)"
+            ))
         } else {
-            BeamError::invalid(format!("allow_list entry {entry:?} is not a network in CIDR form"))
+            BeamError::invalid(format!(
+                "allow_list entry {entry:?} is not a network in CIDR form"
+            ))
         });
     };
     let longest: u8 = if address.is_ipv4() { 32 } else { 128 };
@@ -48,7 +54,11 @@ fn network(entry: &str) -> Result<String, BeamError> {
             .parse()
             .ok()
             .filter(|prefix| *prefix <= longest && !entry.contains('+'))
-            .ok_or_else(|| BeamError::invalid(format!("allow_list entry {entry:?} has no valid prefix length")))?,
+            .ok_or_else(|| {
+                BeamError::invalid(format!(
+                    "allow_list entry {entry:?} has no valid prefix length"
+                ))
+            })?,
     };
     Ok(format!("{address}/{prefix}"))
 }
@@ -91,12 +101,24 @@ mod tests {
 
     #[test]
     fn wrong_entries_are_named() {
-        for entry in ["", "1.2.3.4/33", "1.2.3.4/", "1.2.3.4/+8", "::/129", "1.2.3", "1.2.3.4/8/8", "a b"] {
+        for entry in [
+            "",
+            "1.2.3.4/33",
+            "1.2.3.4/",
+            "1.2.3.4/+8",
+            "::/129",
+            "1.2.3",
+            "1.2.3.4/8/8",
+            "a b",
+        ] {
             let error = allow(&[entry]).unwrap_err();
             assert!(error.contains(&format!("{entry:?}")), "{error}");
         }
         let error = allow(&["*.openai.com"]).unwrap_err();
-        assert!(error.contains("host name") && error.contains("not supported"), "{error}");
+        assert!(
+            error.contains("host name") && error.contains("not supported"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,7 +4,9 @@ use futures::{Stream, StreamExt as _};
 use tonic::Status;
 
 use super::failure::BeamError;
-use super::wire::gateway::{HeadObjectResponse, ObjectMetadata, PutObjectRequest, PutObjectResponse};
+use super::wire::gateway::{
+    HeadObjectResponse, ObjectMetadata, PutObjectRequest, PutObjectResponse,
+};
 
 /// Stands for "no files".
 pub(super) const EMPTY_OBJECT_ID: &str = "00000000-0000-0000-0000-000000000000";
@@ -54,7 +56,9 @@ pub(super) async fn put(
 }
 
 fn files_refused() -> BeamError {
-    BeamError::unsupported("uploading local files (sync_local_dir, add_local_path, from_dockerfile)")
+    BeamError::unsupported(
+        "uploading local files (sync_local_dir, add_local_path, from_dockerfile)",
+    )
 }
 
 #[cfg(test)]
@@ -86,7 +90,9 @@ mod tests {
     #[tokio::test]
     async fn an_archive_without_entries_is_the_empty_object() {
         assert_eq!(EMPTY_ZIP.len(), 22);
-        let answer = put_parts(&[&EMPTY_ZIP[..10], &EMPTY_ZIP[10..]]).await.unwrap();
+        let answer = put_parts(&[&EMPTY_ZIP[..10], &EMPTY_ZIP[10..]])
+            .await
+            .unwrap();
         assert!(answer.ok && is_empty_object(&answer.object_id));
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fermata_engine::agent::ProcessState;
 use fermata_engine::StartRequest;
+use fermata_engine::agent::ProcessState;
 
 use super::failure::BeamError;
 use super::lifecycle::stub_of;
@@ -33,7 +33,11 @@ pub(super) async fn exec(
         ("STUB_ID", stub_of(&request.container_id)),
         ("STUB_TYPE", "sandbox"),
     ];
-    let working_directory = if request.cwd.is_empty() { WORKSPACE } else { &request.cwd };
+    let working_directory = if request.cwd.is_empty() {
+        WORKSPACE
+    } else {
+        &request.cwd
+    };
     let pid = handle
         .agent
         .start(StartRequest {
@@ -72,7 +76,10 @@ pub(super) async fn status(
     } else {
         let agent = beam.handle(&request.container_id).await?.agent;
         let state = agent.wait(request.pid, Duration::ZERO).await?;
-        (if state.running { "running" } else { "exited" }, exit_code(&state))
+        (
+            if state.running { "running" } else { "exited" },
+            exit_code(&state),
+        )
     };
     Ok(pod::PodSandboxStatusResponse {
         ok: true,
@@ -124,7 +131,11 @@ fn describe(state: &ProcessState) -> types::ProcessInfo {
 }
 
 fn exit_code(state: &ProcessState) -> i32 {
-    if state.running { RUNNING } else { state.exit_code }
+    if state.running {
+        RUNNING
+    } else {
+        state.exit_code
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +157,10 @@ mod tests {
                 value: "1".into(),
             }],
         });
-        assert_eq!(command::split(&info.cmd).unwrap(), [&b"sh"[..], b"-c", b"echo 'a b'"]);
+        assert_eq!(
+            command::split(&info.cmd).unwrap(),
+            [&b"sh"[..], b"-c", b"echo 'a b'"]
+        );
         assert_eq!(info.env, ["A=1"]);
         assert_eq!(info.exit_code, -1);
     }

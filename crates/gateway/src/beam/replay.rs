@@ -33,7 +33,8 @@ pub(super) struct CallIds {
 
 impl CallIds {
     pub(super) fn of(metadata: &MetadataMap) -> Self {
-        let text = |value: &tonic::metadata::AsciiMetadataValue| value.to_str().ok().map(str::to_owned);
+        let text =
+            |value: &tonic::metadata::AsciiMetadataValue| value.to_str().ok().map(str::to_owned);
         Self {
             request: metadata
                 .get("x-beta9-request-id")
@@ -102,7 +103,9 @@ impl Replays {
         let answer = finished.as_ref().map(|(_, answer)| Arc::clone(answer));
         answer
             .and_then(|answer| answer.downcast_ref::<A>().cloned())
-            .ok_or_else(|| Status::invalid_argument("this request id belongs to a call of another method"))
+            .ok_or_else(|| {
+                Status::invalid_argument("this request id belongs to a call of another method")
+            })
     }
 
     fn join_or_start<A, F>(&self, ids: CallIds, work: F) -> watch::Receiver<Finished>
@@ -142,7 +145,11 @@ impl Replays {
 impl State {
     fn forget(&mut self, acknowledged: &[String]) {
         for id in acknowledged {
-            if self.calls.get(id).is_some_and(|call| call.borrow().is_some()) {
+            if self
+                .calls
+                .get(id)
+                .is_some_and(|call| call.borrow().is_some())
+            {
                 self.calls.remove(id);
             }
         }
@@ -250,7 +257,10 @@ mod tests {
                     .run(ids("a", &[]), async move {
                         started.send(()).unwrap();
                         released.await.unwrap();
-                        Outcome { answer: 7, keep: false }
+                        Outcome {
+                            answer: 7,
+                            keep: false,
+                        }
                     })
                     .await
             }
@@ -258,7 +268,12 @@ mod tests {
         has_started.await.unwrap();
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
-        let repeat = replays.run(ids("a", &[]), async { Outcome { answer: 8, keep: false } });
+        let repeat = replays.run(ids("a", &[]), async {
+            Outcome {
+                answer: 8,
+                keep: false,
+            }
+        });
         let (answer, sent) = tokio::join!(repeat, async { release.send(()) });
         sent.unwrap();
         assert_eq!(answer.unwrap(), 7);
@@ -268,8 +283,16 @@ mod tests {
     async fn an_id_of_another_method_is_refused() {
         let (replays, counter) = (replays(), Arc::default());
         count(&replays, ids("a", &[]), &counter, true).await;
-        let other = replays.run(ids("a", &[]), async { Outcome { answer: "text", keep: true } });
-        assert_eq!(other.await.unwrap_err().code(), tonic::Code::InvalidArgument);
+        let other = replays.run(ids("a", &[]), async {
+            Outcome {
+                answer: "text",
+                keep: true,
+            }
+        });
+        assert_eq!(
+            other.await.unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
     }
 
     #[tokio::test]
@@ -278,10 +301,18 @@ mod tests {
         let (release, released) = oneshot::channel::<()>();
         let first = replays.run(ids("a", &[]), async move {
             released.await.unwrap();
-            Outcome { answer: 1, keep: true }
+            Outcome {
+                answer: 1,
+                keep: true,
+            }
         });
         let (first, second) = tokio::join!(first, async {
-            let joined = replays.run(ids("a", &["a"]), async { Outcome { answer: 2, keep: true } });
+            let joined = replays.run(ids("a", &["a"]), async {
+                Outcome {
+                    answer: 2,
+                    keep: true,
+                }
+            });
             release.send(()).unwrap();
             joined.await
         });
@@ -293,7 +324,10 @@ mod tests {
         let replays = replays();
         let broken = replays.run(ids("a", &[]), async {
             assert!(std::hint::black_box(false), "on purpose");
-            Outcome { answer: 1, keep: true }
+            Outcome {
+                answer: 1,
+                keep: true,
+            }
         });
         assert_eq!(broken.await.unwrap_err().code(), tonic::Code::Internal);
         assert!(lock(&replays.state).calls.is_empty());

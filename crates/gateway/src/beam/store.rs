@@ -82,38 +82,59 @@ impl BeamStore {
             .append(true)
             .mode(0o600)
             .open(path)
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+            .map_err(|source| StoreError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             // With WAL a power cut may take back the last stubs, never corrupt: clients make a new one each time.
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePool::connect_with(options)
-            .await
-            .map_err(|source| StoreError::Connect { path: path.to_owned(), source })?;
+        let pool =
+            SqlitePool::connect_with(options)
+                .await
+                .map_err(|source| StoreError::Connect {
+                    path: path.to_owned(),
+                    source,
+                })?;
         sqlx::migrate!("./migrations")
             .run(&pool)
             .await
-            .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
+            .map_err(|source| StoreError::Migrate {
+                path: path.to_owned(),
+                source,
+            })?;
         Ok(Self { pool })
     }
 
     /// Keeps a new stub.
-    pub(super) async fn add_stub(&self, configuration: &StubConfiguration) -> Result<String, StoreError> {
+    pub(super) async fn add_stub(
+        &self,
+        configuration: &StubConfiguration,
+    ) -> Result<String, StoreError> {
         let id = Uuid::new_v4().to_string();
-        sqlx::query("INSERT INTO stubs (id, configuration, created_at_unix_seconds) VALUES (?, ?, ?)")
-            .bind(&id)
-            .bind(configuration.to_json())
-            .bind(Timestamp::now().as_second())
-            .execute(&self.pool)
-            .await
-            .map_err(|source| StoreError::Query { action: "add", source })?;
+        sqlx::query(
+            "INSERT INTO stubs (id, configuration, created_at_unix_seconds) VALUES (?, ?, ?)",
+        )
+        .bind(&id)
+        .bind(configuration.to_json())
+        .bind(Timestamp::now().as_second())
+        .execute(&self.pool)
+        .await
+        .map_err(|source| StoreError::Query {
+            action: "add",
+            source,
+        })?;
         Ok(id)
     }
 
     /// A stub of just this configuration.
-    pub(super) async fn find_stub(&self, configuration: &StubConfiguration) -> Result<Option<String>, StoreError> {
+    pub(super) async fn find_stub(
+        &self,
+        configuration: &StubConfiguration,
+    ) -> Result<Option<String>, StoreError> {
         sqlx::query_scalar("SELECT id FROM stubs WHERE configuration = ? ORDER BY created_at_unix_seconds DESC LIMIT 1")
             .bind(configuration.to_json())
             .fetch_optional(&self.pool)
@@ -123,14 +144,21 @@ impl BeamStore {
 
     /// The configuration of a stub.
     pub(super) async fn stub(&self, id: &str) -> Result<Option<StubConfiguration>, StoreError> {
-        let text: Option<String> = sqlx::query_scalar("SELECT configuration FROM stubs WHERE id = ?")
-            .bind(id)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|source| StoreError::Query { action: "read", source })?;
+        let text: Option<String> =
+            sqlx::query_scalar("SELECT configuration FROM stubs WHERE id = ?")
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(|source| StoreError::Query {
+                    action: "read",
+                    source,
+                })?;
         text.map(|text| serde_json::from_str(&text))
             .transpose()
-            .map_err(|source| StoreError::Configuration { id: id.to_owned(), source })
+            .map_err(|source| StoreError::Configuration {
+                id: id.to_owned(),
+                source,
+            })
     }
 }
 
@@ -154,7 +182,13 @@ mod tests {
         let store = BeamStore::open(&path).await.unwrap();
         assert_eq!(store.stub(&id).await.unwrap(), Some(configuration.clone()));
         assert_eq!(store.find_stub(&configuration).await.unwrap(), Some(id));
-        assert_eq!(store.find_stub(&StubConfiguration::default()).await.unwrap(), None);
+        assert_eq!(
+            store
+                .find_stub(&StubConfiguration::default())
+                .await
+                .unwrap(),
+            None
+        );
         assert_eq!(store.stub("nothing").await.unwrap(), None);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0);
@@ -164,7 +198,11 @@ mod tests {
     async fn a_file_that_is_no_database_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("beam.sqlite");
-        std::fs::write(&path, "not a database, but long enough to have a header".repeat(100)).unwrap();
+        std::fs::write(
+            &path,
+            "not a database, but long enough to have a header".repeat(100),
+        )
+        .unwrap();
         let error = BeamStore::open(&path).await.unwrap_err();
         assert!(error.to_string().contains("beam.sqlite"), "{error}");
     }

@@ -84,11 +84,15 @@ impl TryFrom<GetOrCreateStubRequest> for StubConfiguration {
             cpu_millicores: u64::try_from(request.cpu)
                 .ok()
                 .filter(|cpu| *cpu <= MOST_MILLICORES)
-                .ok_or_else(|| BeamError::invalid(format!("cpu={} millicores is out of range", request.cpu)))?,
+                .ok_or_else(|| {
+                    BeamError::invalid(format!("cpu={} millicores is out of range", request.cpu))
+                })?,
             memory_bytes: u64::try_from(request.memory)
                 .ok()
                 .and_then(|mebibytes| mebibytes.checked_mul(MEBIBYTE))
-                .ok_or_else(|| BeamError::invalid(format!("memory={} MiB is out of range", request.memory)))?,
+                .ok_or_else(|| {
+                    BeamError::invalid(format!("memory={} MiB is out of range", request.memory))
+                })?,
             environment: environment(&request.env)?,
             network: network::policy(request.block_network, &request.allow_list)?,
             idle_timeout_seconds: idle_timeout(request.keep_warm_seconds)?,
@@ -99,10 +103,15 @@ impl TryFrom<GetOrCreateStubRequest> for StubConfiguration {
 /// Names each thing that was asked for and would have no effect.
 fn refuse(request: &GetOrCreateStubRequest) -> Result<(), BeamError> {
     if request.stub_type != "sandbox" {
-        return Err(BeamError::unsupported(format!("stub type {:?}", request.stub_type)));
+        return Err(BeamError::unsupported(format!(
+            "stub type {:?}",
+            request.stub_type
+        )));
     }
     if !object::is_empty_object(&request.object_id) {
-        return Err(BeamError::unsupported("sync_local_dir (uploading local files)"));
+        return Err(BeamError::unsupported(
+            "sync_local_dir (uploading local files)",
+        ));
     }
     let wanted = [
         (!request.gpu.is_empty() || request.gpu_count > 0, "gpu"),
@@ -114,16 +123,28 @@ fn refuse(request: &GetOrCreateStubRequest) -> Result<(), BeamError> {
         (request.use_vm, "use_vm"),
         (request.pool.is_some(), "pool"),
         (request.authorized, "authorized"),
-        (request.checkpoint_enabled || request.checkpoint_trigger.is_some(), "checkpoint_enabled"),
+        (
+            request.checkpoint_enabled || request.checkpoint_trigger.is_some(),
+            "checkpoint_enabled",
+        ),
         (request.persistent_root.is_some(), "persistent_root"),
-        (request.serving.is_some() || request.is_service || request.managed_endpoint, "serving"),
+        (
+            request.serving.is_some() || request.is_service || request.managed_endpoint,
+            "serving",
+        ),
         (!request.hostname.is_empty(), "hostname"),
         (!request.handler.is_empty(), "handler"),
         (!request.on_start.is_empty(), "on_start"),
-        (!request.on_deploy.is_empty() || !request.on_deploy_stub_id.is_empty(), "on_deploy"),
+        (
+            !request.on_deploy.is_empty() || !request.on_deploy_stub_id.is_empty(),
+            "on_deploy",
+        ),
         (!request.callback_url.is_empty(), "callback_url"),
         (request.tcp, "tcp"),
-        (request.inputs.is_some() || request.outputs.is_some(), "inputs and outputs"),
+        (
+            request.inputs.is_some() || request.outputs.is_some(),
+            "inputs and outputs",
+        ),
     ];
     match wanted.iter().find(|(is_wanted, _)| *is_wanted) {
         Some((_, what)) => Err(BeamError::unsupported(*what)),
@@ -136,12 +157,16 @@ pub(super) fn environment(entries: &[String]) -> Result<BTreeMap<String, String>
     entries
         .iter()
         .map(|entry| match entry.split_once('=') {
-            Some((_, value)) if value.contains("${{") => {
-                Err(BeamError::unsupported(format!("the reference in env entry {entry:?}")))
+            Some((_, value)) if value.contains("${{") => Err(BeamError::unsupported(format!(
+                "the reference in env entry {entry:?}"
+            ))),
+            Some((name, value)) if !name.is_empty() && !entry.contains('\0') => {
+                Ok((name.to_owned(), value.to_owned()))
             }
-            Some((name, value)) if !name.is_empty() && !entry.contains('\0') => Ok((name.to_owned(), value.to_owned())),
             // A value may be a secret, so the entry itself is not repeated.
-            _ => Err(BeamError::invalid("an env entry is not of the form NAME=value")),
+            _ => Err(BeamError::invalid(
+                "an env entry is not of the form NAME=value",
+            )),
         })
         .collect()
 }
@@ -151,7 +176,9 @@ fn idle_timeout(keep_warm_seconds: f32) -> Result<Option<u64>, BeamError> {
         return Ok(None);
     }
     if !keep_warm_seconds.is_finite() {
-        return Err(BeamError::invalid(format!("keep_warm_seconds={keep_warm_seconds} is not a duration")));
+        return Err(BeamError::invalid(format!(
+            "keep_warm_seconds={keep_warm_seconds} is not a duration"
+        )));
     }
     if keep_warm_seconds == 0.0 {
         return Ok(Some(IDLE_AT_ONCE_SECONDS));
@@ -205,7 +232,10 @@ mod tests {
         assert_eq!(spec.labels[APP_LABEL], "work");
         let id = spec.id.unwrap();
         assert_eq!(id.as_str().len(), 53);
-        assert!(id.as_str().starts_with(&format!("sandbox-{stub_id}-")), "{id}");
+        assert!(
+            id.as_str().starts_with(&format!("sandbox-{stub_id}-")),
+            "{id}"
+        );
     }
 
     #[test]
@@ -213,16 +243,26 @@ mod tests {
         type Change = fn(&mut GetOrCreateStubRequest);
         let cases: [(&str, Change); 13] = [
             ("gpu", |request| request.gpu = "T4".to_owned()),
-            ("volumes", |request| request.volumes = vec![Volume::default()]),
-            ("disks", |request| request.disks = vec![DurableDisk::default()]),
-            ("secrets", |request| request.secrets = vec![SecretVar::default()]),
+            ("volumes", |request| {
+                request.volumes = vec![Volume::default()]
+            }),
+            ("disks", |request| {
+                request.disks = vec![DurableDisk::default()]
+            }),
+            ("secrets", |request| {
+                request.secrets = vec![SecretVar::default()]
+            }),
             ("ports", |request| request.ports = vec![8000]),
             ("docker_enabled", |request| request.docker_enabled = true),
             ("use_vm", |request| request.use_vm = true),
             ("pool", |request| request.pool = Some(PoolConfig::default())),
             ("authorized", |request| request.authorized = true),
-            ("checkpoint_enabled", |request| request.checkpoint_enabled = true),
-            ("sync_local_dir", |request| request.object_id = "other".to_owned()),
+            ("checkpoint_enabled", |request| {
+                request.checkpoint_enabled = true
+            }),
+            ("sync_local_dir", |request| {
+                request.object_id = "other".to_owned()
+            }),
             ("stub type", |request| request.stub_type = "pod".to_owned()),
             ("hostname", |request| request.hostname = "a".to_owned()),
         ];
@@ -230,7 +270,10 @@ mod tests {
             let mut request = sent();
             change(&mut request);
             let error = StubConfiguration::try_from(request).unwrap_err();
-            assert!(matches!(error, BeamError::Unsupported { .. }), "{name}: {error:?}");
+            assert!(
+                matches!(error, BeamError::Unsupported { .. }),
+                "{name}: {error:?}"
+            );
             assert!(error.to_string().contains(name), "{name}: {error}");
         }
     }
@@ -260,7 +303,10 @@ mod tests {
         assert_eq!(environment["B"], "x=y");
         assert_eq!(environment["C"], "");
         for wrong in ["A", "=1", "A=\0"] {
-            assert!(super::environment(&[wrong.to_owned()]).is_err(), "{wrong:?}");
+            assert!(
+                super::environment(&[wrong.to_owned()]).is_err(),
+                "{wrong:?}"
+            );
         }
         let error = super::environment(&["A=${{ secrets.B }}".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("reference"), "{error}");
@@ -269,8 +315,15 @@ mod tests {
     #[test]
     fn sizes_out_of_range_are_refused() {
         for (cpu, memory) in [(-1, 128), (128_001, 128), (1000, -1), (1000, i64::MAX)] {
-            let request = GetOrCreateStubRequest { cpu, memory, ..sent() };
-            assert!(matches!(StubConfiguration::try_from(request), Err(BeamError::Invalid { .. })));
+            let request = GetOrCreateStubRequest {
+                cpu,
+                memory,
+                ..sent()
+            };
+            assert!(matches!(
+                StubConfiguration::try_from(request),
+                Err(BeamError::Invalid { .. })
+            ));
         }
     }
 
@@ -278,6 +331,11 @@ mod tests {
     fn equal_configurations_are_equal_text() {
         let text = StubConfiguration::try_from(sent()).unwrap().to_json();
         assert_eq!(text, StubConfiguration::try_from(sent()).unwrap().to_json());
-        assert_eq!(serde_json::from_str::<StubConfiguration>(&text).unwrap().to_json(), text);
+        assert_eq!(
+            serde_json::from_str::<StubConfiguration>(&text)
+                .unwrap()
+                .to_json(),
+            text
+        );
     }
 }

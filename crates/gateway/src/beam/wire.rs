@@ -7,6 +7,7 @@ macro_rules! package {
             unreachable_pub,
             unused_qualifications,
             clippy::all,
+            clippy::allow_attributes_without_reason,
             clippy::doc_markdown,
             clippy::large_futures,
             clippy::use_self,
@@ -14,7 +15,10 @@ macro_rules! package {
             clippy::needless_pass_by_value,
             reason = "generated; documented in proto/"
         )]
-        #[expect(clippy::allow_attributes, reason = "which lints the generated code trips depends on the generator")]
+        #[expect(
+            clippy::allow_attributes,
+            reason = "which lints the generated code trips depends on the generator"
+        )]
         pub mod $name {
             include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
         }

@@ -21,7 +21,7 @@ pub(super) enum BeamError {
     ContainerNotRunning { id: String, status: String },
     #[error("Stub not found: {id}")]
     StubNotFound { id: String },
-    #[error("{what} is not supported by this server yet")]
+    #[error("{what}: not supported by this server yet")]
     Unsupported { what: String },
     #[error("{reason}")]
     Invalid { reason: String },

@@ -68,7 +68,7 @@ impl GatewayService for Beam {
         &self,
         _request: Request<CheckpointContainerRequest>,
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
-        let refusal = BeamError::unsupported("checkpoint of a container (memory snapshot)");
+        let refusal = BeamError::unsupported("memory snapshots (container checkpoint)");
         Ok(Response::new(CheckpointContainerResponse::failure(
             &refusal,
         )))

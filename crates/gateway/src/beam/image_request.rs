@@ -82,7 +82,7 @@ impl ImageDefinition {
         self.refuse()?;
         if !PYTHON_VERSIONS.contains(&self.python_version.as_str()) {
             return Err(BeamError::unsupported(format!(
-                "python_version {:?} (python3.11 is)",
+                "python_version {:?} (use python3.11)",
                 self.python_version
             )));
         }

@@ -38,7 +38,9 @@ pub(super) async fn create(
     request: pod::CreatePodRequest,
 ) -> Result<pod::CreatePodResponse, BeamError> {
     if request.checkpoint_id.is_some_and(|id| !id.is_empty()) {
-        return Err(BeamError::unsupported("create_from_memory_snapshot"));
+        return Err(BeamError::unsupported(
+            "memory snapshots (create_from_memory_snapshot)",
+        ));
     }
     if request.machine_id.is_some_and(|id| !id.is_empty()) {
         return Err(BeamError::unsupported("choosing a machine (machine_id)"));

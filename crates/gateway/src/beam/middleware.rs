@@ -47,7 +47,7 @@ async fn name_what_is_not_offered(request: Request, next: Next) -> Response {
         Status::new(
             Code::Unimplemented,
             format!(
-                "{} is not supported by this server yet",
+                "{}: not supported by this server yet",
                 path.trim_start_matches('/')
             ),
         )

@@ -39,7 +39,7 @@ fn network(entry: &str) -> Result<String, BeamError> {
     let Ok(address) = address.parse::<IpAddr>() else {
         return Err(if looks_like_a_host_name(entry) {
             BeamError::unsupported(format!(
-                "the host name {entry:?} in allow_list (only addresses and CIDR networks are)"
+                "the host name {entry:?} in allow_list (use addresses or CIDR networks)"
             ))
         } else {
             BeamError::invalid(format!(

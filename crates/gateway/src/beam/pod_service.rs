@@ -125,7 +125,7 @@ impl PodService for Beam {
         &self,
         _request: Request<PodSandboxExposePortRequest>,
     ) -> Result<Response<PodSandboxExposePortResponse>, Status> {
-        Ok(not_offered("expose_port"))
+        Ok(not_offered("exposed ports (expose_port)"))
     }
 
     async fn sandbox_list_urls(
@@ -167,14 +167,14 @@ impl PodService for Beam {
         &self,
         _request: Request<PodSandboxSnapshotMemoryRequest>,
     ) -> Result<Response<PodSandboxSnapshotMemoryResponse>, Status> {
-        Ok(not_offered("snapshot_memory"))
+        Ok(not_offered("memory snapshots (snapshot_memory)"))
     }
 
     async fn sandbox_snapshot_disks(
         &self,
         _request: Request<PodSandboxSnapshotDisksRequest>,
     ) -> Result<Response<PodSandboxSnapshotDisksResponse>, Status> {
-        Ok(not_offered("snapshot_disks"))
+        Ok(not_offered("durable disks (snapshot_disks)"))
     }
 }
 

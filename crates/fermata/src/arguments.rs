@@ -260,7 +260,13 @@ fn millicores(text: &str) -> Result<u64, String> {
     if text.is_empty() || text == "." || fraction.len() > 3 || !digits(whole) || !digits(fraction) {
         return Err(wrong());
     }
-    let number = |text: &str| if text.is_empty() { Ok(0) } else { text.parse::<u64>() };
+    let number = |text: &str| {
+        if text.is_empty() {
+            Ok(0)
+        } else {
+            text.parse::<u64>()
+        }
+    };
     let whole = number(whole).map_err(|_overflow| wrong())?;
     let thousandths = number(&format!("{fraction:0<3}")).map_err(|_overflow| wrong())?;
     whole
@@ -282,10 +288,25 @@ mod tests {
 
     #[test]
     fn cores_are_exact_thousandths() {
-        for (text, expected) in [("1", 1000), ("0.5", 500), ("2.125", 2125), (".25", 250), ("3.", 3000)] {
+        for (text, expected) in [
+            ("1", 1000),
+            ("0.5", 500),
+            ("2.125", 2125),
+            (".25", 250),
+            ("3.", 3000),
+        ] {
             assert_eq!(millicores(text), Ok(expected), "{text}");
         }
-        for wrong in ["", ".", "0", "-1", "1.0001", "1e3", "x", "99999999999999999999"] {
+        for wrong in [
+            "",
+            ".",
+            "0",
+            "-1",
+            "1.0001",
+            "1e3",
+            "x",
+            "99999999999999999999",
+        ] {
             millicores(wrong).unwrap_err();
         }
     }
@@ -300,8 +321,13 @@ mod tests {
 
     #[test]
     fn everything_after_the_dashes_is_the_command() {
-        let arguments = Arguments::try_parse_from(["fermata", "exec", "-it", "abc", "--", "ls", "--json", "-l"]).unwrap();
-        let Command::Exec(flags) = arguments.command else { panic!("not exec") };
+        let arguments = Arguments::try_parse_from([
+            "fermata", "exec", "-it", "abc", "--", "ls", "--json", "-l",
+        ])
+        .unwrap();
+        let Command::Exec(flags) = arguments.command else {
+            panic!("not exec")
+        };
         assert_eq!(flags.command, ["ls", "--json", "-l"]);
         assert!(flags.process.interactive && flags.process.tty);
         assert!(!arguments.global.json);

@@ -17,7 +17,9 @@ impl FromStr for Period {
     type Err = InvalidPeriod;
 
     fn from_str(text: &str) -> Result<Self, InvalidPeriod> {
-        let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|letter: char| !letter.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let unit = match unit {
             "" | "s" => 1,
@@ -52,10 +54,25 @@ mod tests {
 
     #[test]
     fn periods_are_read_with_and_without_unit() {
-        for (text, seconds) in [("90", 90), ("30s", 30), ("10m", 600), ("2h", 7200), ("1d", 86_400), ("0", 0)] {
+        for (text, seconds) in [
+            ("90", 90),
+            ("30s", 30),
+            ("10m", 600),
+            ("2h", 7200),
+            ("1d", 86_400),
+            ("0", 0),
+        ] {
             assert_eq!(text.parse(), Ok(Period { seconds }), "{text}");
         }
-        for wrong in ["", "m", "-1", "1w", "1.5h", "99999999999999999999s", "9999999999999999999d"] {
+        for wrong in [
+            "",
+            "m",
+            "-1",
+            "1w",
+            "1.5h",
+            "99999999999999999999s",
+            "9999999999999999999d",
+        ] {
             wrong.parse::<Period>().unwrap_err();
         }
     }

@@ -73,7 +73,9 @@ pub(crate) fn endpoints(directory: &Path) -> Result<Endpoints, EndpointError> {
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(EndpointError::NoServer { directory: directory.to_owned() });
+            return Err(EndpointError::NoServer {
+                directory: directory.to_owned(),
+            });
         }
         Err(source) => return Err(EndpointError::Read { path, source }),
     };

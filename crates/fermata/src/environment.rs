@@ -85,7 +85,8 @@ mod tests {
             http: "[::]:20".parse().unwrap(),
             pid: 1,
         };
-        let exports: std::collections::BTreeMap<_, _> = exports(endpoints, "t").into_iter().collect();
+        let exports: std::collections::BTreeMap<_, _> =
+            exports(endpoints, "t").into_iter().collect();
         assert_eq!(exports["BETA9_GATEWAY_HOST"], "127.0.0.1");
         assert_eq!(exports["BETA9_GATEWAY_PORT"], "10");
         assert_eq!(exports["FERMATA_URL"], "http://[::1]:20");

@@ -13,6 +13,11 @@ pub(crate) trait Explain: Error {
     fn exit_code(&self) -> u8 {
         1
     }
+
+    /// Nothing went wrong but that nobody reads our output any more.
+    fn is_closed_output(&self) -> bool {
+        false
+    }
 }
 
 /// Any failed command.
@@ -40,15 +45,8 @@ impl Failure {
     }
 
     /// Whether the reader of our output went away, which is its right.
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        let mut next = self.0.source();
-        while let Some(error) = next {
-            if let Some(error) = error.downcast_ref::<std::io::Error>() {
-                return error.kind() == std::io::ErrorKind::BrokenPipe;
-            }
-            next = error.source();
-        }
-        false
+    pub(crate) fn is_closed_output(&self) -> bool {
+        self.0.is_closed_output()
     }
 }
 

@@ -20,7 +20,12 @@ pub(crate) struct PrintError(#[from] io::Error);
 
 impl Explain for PrintError {
     fn exit_code(&self) -> u8 {
-        2
+        // As if SIGPIPE, which the standard library ignores, had ended this program.
+        if self.is_closed_output() { 141 } else { 2 }
+    }
+
+    fn is_closed_output(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
     }
 }
 
@@ -87,10 +92,14 @@ impl Printer {
 
     /// What went wrong and what to do.
     pub(crate) fn failure(self, failure: &Failure) {
-        if failure.is_broken_pipe() {
+        if failure.is_closed_output() {
             return;
         }
-        self.talk(&format!("{} {}", self.paint("error:", "1;31"), failure.line()));
+        self.talk(&format!(
+            "{} {}",
+            self.paint("error:", "1;31"),
+            failure.line()
+        ));
         if let Some(hint) = failure.hint() {
             self.talk(&format!("{} {hint}", self.paint("hint:", "1;36")));
         }

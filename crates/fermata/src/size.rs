@@ -21,11 +21,16 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, InvalidSize> {
         let text = text.trim().to_ascii_uppercase();
-        let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|letter: char| !letter.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let number: u64 = number.parse().map_err(|_digits| InvalidSize)?;
         let unit = unit.trim_start();
-        let unit = unit.strip_suffix("IB").or_else(|| unit.strip_suffix('B')).unwrap_or(unit);
+        let unit = unit
+            .strip_suffix("IB")
+            .or_else(|| unit.strip_suffix('B'))
+            .unwrap_or(unit);
         let shift = match unit {
             "" => 0,
             unit => UNITS
@@ -40,12 +45,15 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS.into_iter().rev().find(|(_, shift)| self.0 >> shift > 0);
+        let unit = UNITS
+            .into_iter()
+            .rev()
+            .find(|(_, shift)| self.0 >> shift > 0);
         let Some((letter, shift)) = unit else {
             return write!(formatter, "{} B", self.0);
         };
         // One digit after the point is enough to look at, and integers lose nothing in front of it.
-        let tenths = u128::from(self.0) * 10 >> shift;
+        let tenths = (u128::from(self.0) * 10) >> shift;
         write!(formatter, "{}.{} {letter}iB", tenths / 10, tenths % 10)
     }
 }
@@ -82,7 +90,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_every_customary_spelling() {
-        for (text, bytes) in [("0", 0), ("1000", 1000), ("1k", 1024), ("512M", 512 << 20), ("4GiB", 4 << 30), ("2 TB", 2 << 40)] {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1000", 1000),
+            ("1k", 1024),
+            ("512M", 512 << 20),
+            ("4GiB", 4 << 30),
+            ("2 TB", 2 << 40),
+        ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
     }

@@ -42,7 +42,12 @@ impl RawMode {
         if !stdin.is_terminal() {
             return Err(TerminalError::NotATerminal);
         }
-        let failed = |action| move |error: rustix::io::Errno| TerminalError::Mode { action, source: error.into() };
+        let failed = |action| {
+            move |error: rustix::io::Errno| TerminalError::Mode {
+                action,
+                source: error.into(),
+            }
+        };
         let before = tcgetattr(&stdin).map_err(failed("read the mode of"))?;
         let mut raw = before.clone();
         raw.make_raw();

@@ -61,7 +61,11 @@ mod tests {
                     seen += 1;
                     let text = std::fs::read_to_string(&path).unwrap();
                     // Spelled in two parts, or this file would find itself.
-                    for word in [concat!("unsafe", " {"), concat!("unsafe", " fn"), concat!("unsafe", " impl")] {
+                    for word in [
+                        concat!("unsafe", " {"),
+                        concat!("unsafe", " fn"),
+                        concat!("unsafe", " impl"),
+                    ] {
                         assert!(!text.contains(word), "{} has {word:?}", path.display());
                     }
                 }
@@ -73,7 +77,8 @@ mod tests {
     #[test]
     fn every_crate_takes_the_workspace_lints() {
         for (name, _) in ALLOWED {
-            let manifest = std::fs::read_to_string(crates_directory().join(name).join("Cargo.toml")).unwrap();
+            let manifest =
+                std::fs::read_to_string(crates_directory().join(name).join("Cargo.toml")).unwrap();
             assert!(manifest.contains("[lints]\nworkspace = true"), "{name}");
         }
     }

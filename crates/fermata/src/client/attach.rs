@@ -33,7 +33,9 @@ impl Client {
         let mut request = format!("{address}/v1/sandboxes/{id}/processes/{pid}/attach")
             .into_client_request()
             .map_err(session)?;
-        request.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, self.authorization.clone());
         // Keystrokes are small and must not wait for more of them.
         let connected = tokio_tungstenite::connect_async_with_config(request, None, true).await;
         let (socket, _response) = connected.map_err(refusal)?;
@@ -52,7 +54,9 @@ impl Attachment {
             };
             if let Message::Binary(bytes) = message {
                 return ServerFrame::decode(bytes).map(Some).map_err(|error| {
-                    ClientError::SessionEnded { reason: error.to_string() }
+                    ClientError::SessionEnded {
+                        reason: error.to_string(),
+                    }
                 });
             }
         }
@@ -61,7 +65,10 @@ impl Attachment {
 
 impl AttachmentInput {
     pub(crate) async fn send(&mut self, frame: &ClientFrame) -> Result<()> {
-        self.0.send(Message::Binary(frame.encode())).await.map_err(session)
+        self.0
+            .send(Message::Binary(frame.encode()))
+            .await
+            .map_err(session)
     }
 
     /// The end of the input.

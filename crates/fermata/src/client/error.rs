@@ -51,10 +51,14 @@ impl Explain for ClientError {
                 "is `fermata serve` running there?"
             }
             Self::TokenMissing => "`eval \"$(fermata env)\"` sets both, on the server's machine",
-            Self::Unknown { what: "sandbox", .. } => "`fermata ps -a` lists all sandboxes",
+            Self::Unknown {
+                what: "sandbox", ..
+            } => "`fermata ps -a` lists all sandboxes",
             Self::Unknown { what: "image", .. } => "`fermata image ls` lists all images",
             Self::Refused { detail } => match detail.kind.as_str() {
-                "unauthenticated" => "FERMATA_TOKEN must be the token in the server's data directory",
+                "unauthenticated" => {
+                    "FERMATA_TOKEN must be the token in the server's data directory"
+                }
                 "resource_exhausted" => "stop sandboxes or remove images to make room",
                 _ => return None,
             },

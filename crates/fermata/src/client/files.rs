@@ -8,7 +8,13 @@ use super::{Client, ClientError, Result};
 impl Client {
     /// Its metadata; `None` when it is not there.
     pub(crate) async fn stat(&self, id: &SandboxId, path: &[u8]) -> Result<Option<File>> {
-        match self.get(&format!("/v1/sandboxes/{id}/files/stat?path={}", encode(path))).await {
+        match self
+            .get(&format!(
+                "/v1/sandboxes/{id}/files/stat?path={}",
+                encode(path)
+            ))
+            .await
+        {
             Ok(file) => Ok(Some(file)),
             Err(ClientError::Refused { detail }) if detail.kind == "not_found" => Ok(None),
             Err(error) => Err(error),
@@ -16,7 +22,11 @@ impl Client {
     }
 
     pub(crate) async fn list_directory(&self, id: &SandboxId, path: &[u8]) -> Result<Vec<File>> {
-        self.get(&format!("/v1/sandboxes/{id}/files/list?path={}", encode(path))).await
+        self.get(&format!(
+            "/v1/sandboxes/{id}/files/list?path={}",
+            encode(path)
+        ))
+        .await
     }
 
     /// Its content is to be read from the response, piece by piece.
@@ -32,13 +42,25 @@ impl Client {
         mode: u32,
         content: impl Into<Body>,
     ) -> Result<()> {
-        let path = format!("/v1/sandboxes/{id}/files?path={}&mode={mode:o}", encode(path));
-        self.send(self.request(Method::PUT, &path).body(content)).await?;
+        let path = format!(
+            "/v1/sandboxes/{id}/files?path={}&mode={mode:o}",
+            encode(path)
+        );
+        self.send(self.request(Method::PUT, &path).body(content))
+            .await?;
         Ok(())
     }
 
-    pub(crate) async fn create_directory(&self, id: &SandboxId, path: &[u8], mode: u32) -> Result<()> {
-        let path = format!("/v1/sandboxes/{id}/directories?path={}&mode={mode:o}", encode(path));
+    pub(crate) async fn create_directory(
+        &self,
+        id: &SandboxId,
+        path: &[u8],
+        mode: u32,
+    ) -> Result<()> {
+        let path = format!(
+            "/v1/sandboxes/{id}/directories?path={}&mode={mode:o}",
+            encode(path)
+        );
         self.send(self.request(Method::POST, &path)).await?;
         Ok(())
     }

@@ -14,19 +14,33 @@ impl Client {
     /// The image whose id is, or begins with, `prefix`.
     pub(crate) async fn image(&self, prefix: &str) -> Result<Image> {
         let images = self.images().await?;
-        let id = resolve("image", prefix, images.iter().map(|image| image.id.as_str()))?.to_owned();
+        let id = resolve(
+            "image",
+            prefix,
+            images.iter().map(|image| image.id.as_str()),
+        )?
+        .to_owned();
         let found = images.into_iter().find(|image| image.id.as_str() == id);
-        found.ok_or(ClientError::Unknown { what: "image", prefix: id })
+        found.ok_or(ClientError::Unknown {
+            what: "image",
+            prefix: id,
+        })
     }
 
     pub(crate) async fn remove_image(&self, id: &ImageId) -> Result<()> {
-        self.send(self.request(Method::DELETE, &format!("/v1/images/{id}"))).await?;
+        self.send(self.request(Method::DELETE, &format!("/v1/images/{id}")))
+            .await?;
         Ok(())
     }
 
     /// What the build says, as it says it.
-    pub(crate) async fn build(&self, build: &Build) -> Result<impl Stream<Item = Result<BuildEvent>> + use<>> {
-        let response = self.send(self.request(Method::POST, "/v1/builds").json(build)).await?;
+    pub(crate) async fn build(
+        &self,
+        build: &Build,
+    ) -> Result<impl Stream<Item = Result<BuildEvent>> + use<>> {
+        let response = self
+            .send(self.request(Method::POST, "/v1/builds").json(build))
+            .await?;
         let lines = futures::stream::try_unfold(
             (response, BytesMut::new()),
             async |(mut response, mut received)| {
@@ -36,7 +50,10 @@ impl Client {
                         None => return Ok(None),
                     }
                 }
-                let end = received.iter().position(|byte| *byte == b'\n').unwrap_or(received.len() - 1);
+                let end = received
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .unwrap_or(received.len() - 1);
                 let line = received.split_to(end + 1);
                 let event = serde_json::from_slice(&line).map_err(ClientError::Answer)?;
                 Ok(Some((event, (response, received))))

@@ -48,7 +48,9 @@ impl Client {
     }
 
     fn new(url: &str, token: &str) -> Result<Self> {
-        let wrong = || ClientError::Url { url: url.to_owned() };
+        let wrong = || ClientError::Url {
+            url: url.to_owned(),
+        };
         let parsed = reqwest::Url::parse(url).map_err(|_unparsable| wrong())?;
         if parsed.scheme() != "http" || parsed.host().is_none() {
             return Err(wrong());
@@ -77,23 +79,31 @@ impl Client {
 
     /// Any answer but an error.
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request.send().await.map_err(|source| ClientError::Unreachable {
-            url: self.url.clone(),
-            source: source.without_url(),
-        })?;
+        let response = request
+            .send()
+            .await
+            .map_err(|source| ClientError::Unreachable {
+                url: self.url.clone(),
+                source: source.without_url(),
+            })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let body = response.bytes().await.map_err(ClientError::BrokenOff)?;
-        Err(serde_json::from_slice::<ErrorBody>(&body).map_or(
-            ClientError::Unexplained { status },
-            |body| ClientError::Refused { detail: body.error },
-        ))
+        Err(serde_json::from_slice::<ErrorBody>(&body)
+            .map_or(ClientError::Unexplained { status }, |body| {
+                ClientError::Refused { detail: body.error }
+            }))
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T> {
-        let body = self.send(request).await?.bytes().await.map_err(ClientError::BrokenOff)?;
+        let body = self
+            .send(request)
+            .await?
+            .bytes()
+            .await
+            .map_err(ClientError::BrokenOff)?;
         serde_json::from_slice(&body).map_err(ClientError::Answer)
     }
 
@@ -102,7 +112,8 @@ impl Client {
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        self.answer(self.request(Method::POST, path).json(body)).await
+        self.answer(self.request(Method::POST, path).json(body))
+            .await
     }
 
     /// The server's version.
@@ -115,22 +126,30 @@ impl Client {
 /// The shortest beginning of an id that may stand for it.
 const SHORTEST_PREFIX: usize = 3;
 
-/// Finds the one id that is meant. The part that all generated ids begin with need not be written.
-fn resolve<Id: AsRef<str>>(what: &'static str, prefix: &str, ids: impl IntoIterator<Item = Id>) -> Result<Id> {
-    let common = format!("{what}-");
+/// Finds the one id that is meant. What kind it is, up to the first dash, need not be written.
+fn resolve<Id: AsRef<str>>(
+    what: &'static str,
+    prefix: &str,
+    ids: impl IntoIterator<Item = Id>,
+) -> Result<Id> {
     let mut candidates = Vec::new();
     for id in ids {
         let text = id.as_ref();
         if text == prefix {
             return Ok(id);
         }
-        let short = text.strip_prefix(&common).unwrap_or(text);
-        if prefix.len() >= SHORTEST_PREFIX && (text.starts_with(prefix) || short.starts_with(prefix)) {
+        let short = text.split_once('-').map_or(text, |(_kind, rest)| rest);
+        if prefix.len() >= SHORTEST_PREFIX
+            && (text.starts_with(prefix) || short.starts_with(prefix))
+        {
             candidates.push(id);
         }
     }
     match candidates.len() {
-        0 => Err(ClientError::Unknown { what, prefix: prefix.to_owned() }),
+        0 => Err(ClientError::Unknown {
+            what,
+            prefix: prefix.to_owned(),
+        }),
         1 => Ok(candidates.remove(0)),
         _ => Err(ClientError::Ambiguous {
             prefix: prefix.to_owned(),
@@ -149,7 +168,10 @@ mod tests {
     fn a_beginning_that_fits_one_id_stands_for_it() {
         assert_eq!(resolve("sandbox", "oth", IDS).unwrap(), "other");
         assert_eq!(resolve("sandbox", "abd", IDS).unwrap(), "sandbox-abd2");
-        assert_eq!(resolve("sandbox", "sandbox-abc", IDS).unwrap(), "sandbox-abc1");
+        assert_eq!(
+            resolve("sandbox", "sandbox-abc", IDS).unwrap(),
+            "sandbox-abc1"
+        );
     }
 
     #[test]
@@ -160,9 +182,16 @@ mod tests {
     #[test]
     fn short_unknown_and_ambiguous_beginnings_are_refused() {
         for prefix in ["ot", "", "xyz"] {
-            assert!(matches!(resolve("sandbox", prefix, IDS), Err(ClientError::Unknown { .. })), "{prefix}");
+            assert!(
+                matches!(
+                    resolve("sandbox", prefix, IDS),
+                    Err(ClientError::Unknown { .. })
+                ),
+                "{prefix}"
+            );
         }
-        let Err(ClientError::Ambiguous { candidates, .. }) = resolve("sandbox", "sandbox-ab", IDS) else {
+        let Err(ClientError::Ambiguous { candidates, .. }) = resolve("sandbox", "sandbox-ab", IDS)
+        else {
             panic!("not ambiguous");
         };
         assert_eq!(candidates, ["sandbox-abc1", "sandbox-abd2"]);
@@ -172,7 +201,10 @@ mod tests {
     fn only_plain_http_addresses_are_taken() {
         Client::new("http://127.0.0.1:1/", "t").unwrap();
         for wrong in ["https://a:1", "127.0.0.1:1", "", "http://"] {
-            assert!(matches!(Client::new(wrong, "t"), Err(ClientError::Url { .. })), "{wrong}");
+            assert!(
+                matches!(Client::new(wrong, "t"), Err(ClientError::Url { .. })),
+                "{wrong}"
+            );
         }
     }
 }

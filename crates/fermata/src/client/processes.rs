@@ -17,7 +17,9 @@ pub(crate) struct Output {
 
 impl Client {
     pub(crate) async fn start(&self, id: &SandboxId, process: &StartProcess) -> Result<i32> {
-        let started: Started = self.post(&format!("/v1/sandboxes/{id}/processes"), process).await?;
+        let started: Started = self
+            .post(&format!("/v1/sandboxes/{id}/processes"), process)
+            .await?;
         Ok(started.pid)
     }
 
@@ -26,12 +28,16 @@ impl Client {
     }
 
     pub(crate) async fn wait(&self, id: &SandboxId, pid: i32, wait_ms: u64) -> Result<Process> {
-        self.get(&format!("/v1/sandboxes/{id}/processes/{pid}?wait_ms={wait_ms}")).await
+        self.get(&format!(
+            "/v1/sandboxes/{id}/processes/{pid}?wait_ms={wait_ms}"
+        ))
+        .await
     }
 
     pub(crate) async fn signal(&self, id: &SandboxId, pid: i32, signal: i32) -> Result<()> {
         let path = format!("/v1/sandboxes/{id}/processes/{pid}/signal");
-        self.send(self.request(Method::POST, &path).json(&Signal { signal })).await?;
+        self.send(self.request(Method::POST, &path).json(&Signal { signal }))
+            .await?;
         Ok(())
     }
 
@@ -47,13 +53,19 @@ impl Client {
             OutputStream::Stdout => "stdout",
             OutputStream::Stderr => "stderr",
         };
-        let path = format!("/v1/sandboxes/{id}/processes/{pid}/output?stream={stream}&offset={offset}");
+        let path =
+            format!("/v1/sandboxes/{id}/processes/{pid}/output?stream={stream}&offset={offset}");
         let response = self.send(self.request(Method::GET, &path)).await?;
         let next_offset = number(&response, output_headers::NEXT_OFFSET)?;
         let dropped = number(&response, output_headers::DROPPED)?;
         let end = header(&response, output_headers::END)? == "true";
         let data = response.bytes().await.map_err(ClientError::BrokenOff)?;
-        Ok(Output { data, next_offset, dropped, end })
+        Ok(Output {
+            data,
+            next_offset,
+            dropped,
+            end,
+        })
     }
 }
 

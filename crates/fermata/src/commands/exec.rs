@@ -7,7 +7,19 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 /// `fermata exec`
-pub(super) async fn exec(client: &Client, flags: ExecFlags, printer: Printer) -> Result<ExitCode, Failure> {
+pub(super) async fn exec(
+    client: &Client,
+    flags: ExecFlags,
+    printer: Printer,
+) -> Result<ExitCode, Failure> {
     let sandbox = client.sandbox(&flags.sandbox).await?;
-    session::run(client, &sandbox.id, &flags.process, flags.env, flags.command, printer).await
+    session::run(
+        client,
+        &sandbox.id,
+        &flags.process,
+        flags.env,
+        flags.command,
+        printer,
+    )
+    .await
 }

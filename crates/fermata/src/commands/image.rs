@@ -28,7 +28,11 @@ impl Explain for BuildError {
 }
 
 /// `fermata image`
-pub(super) async fn image(client: &Client, command: ImageCommand, printer: Printer) -> Result<(), Failure> {
+pub(super) async fn image(
+    client: &Client,
+    command: ImageCommand,
+    printer: Printer,
+) -> Result<(), Failure> {
     match command {
         ImageCommand::Ls => list(client, printer).await,
         ImageCommand::Inspect { image } => Ok(printer.document(&client.image(&image).await?)?),
@@ -58,7 +62,10 @@ fn row(image: &Image, now: Timestamp) -> [String; 5] {
         image.id.to_string(),
         origin,
         ByteSize(image.size_bytes).to_string(),
-        format!("{} ago", rough(now.as_second() - image.created_at.as_second())),
+        format!(
+            "{} ago",
+            rough(now.as_second() - image.created_at.as_second())
+        ),
         image.sandboxes.to_string(),
     ]
 }

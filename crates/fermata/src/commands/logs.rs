@@ -8,7 +8,11 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 /// `fermata logs`
-pub(super) async fn logs(client: &Client, flags: &LogsFlags, printer: Printer) -> Result<(), Failure> {
+pub(super) async fn logs(
+    client: &Client,
+    flags: &LogsFlags,
+    printer: Printer,
+) -> Result<(), Failure> {
     let sandbox = client.sandbox(&flags.sandbox).await?.id;
     if flags.follow {
         return follow(client, &sandbox, flags.pid, printer).await;
@@ -25,7 +29,12 @@ pub(super) async fn logs(client: &Client, flags: &LogsFlags, printer: Printer) -
 }
 
 /// As it comes; JSON has no place for an end that is not known yet, so the bytes go out as they are.
-async fn follow(client: &Client, sandbox: &SandboxId, pid: i32, printer: Printer) -> Result<(), Failure> {
+async fn follow(
+    client: &Client,
+    sandbox: &SandboxId,
+    pid: i32,
+    printer: Printer,
+) -> Result<(), Failure> {
     let (_input, mut output) = client.attach(sandbox, pid).await?;
     let mut sink = Sink::Passed(printer);
     while let Some(frame) = output.next().await? {

@@ -20,7 +20,11 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 /// Runs a command that needs a server.
-pub(crate) async fn run(client: &Client, command: Command, printer: Printer) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(
+    client: &Client,
+    command: Command,
+    printer: Printer,
+) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(flags) => return run::run(client, flags, printer).await,
         Command::Exec(flags) => return exec::exec(client, flags, printer).await,
@@ -29,11 +33,16 @@ pub(crate) async fn run(client: &Client, command: Command, printer: Printer) -> 
             None => ps::sandboxes(client, flags.all, printer).await?,
         },
         Command::Logs(flags) => logs::logs(client, &flags, printer).await?,
-        Command::Cp { source, destination } => {
+        Command::Cp {
+            source,
+            destination,
+        } => {
             copy::copy(client, &source, &destination, printer).await?;
         }
         Command::Stop { sandboxes } => stop::stop(client, &sandboxes, printer).await?,
-        Command::Rm { sandboxes, force } => stop::remove(client, &sandboxes, force, printer).await?,
+        Command::Rm { sandboxes, force } => {
+            stop::remove(client, &sandboxes, force, printer).await?;
+        }
         Command::Image(command) => image::image(client, command, printer).await?,
         Command::Snapshot(command) => snapshot::snapshot(client, command, printer).await?,
         Command::Serve(_)

@@ -55,12 +55,18 @@ fn status(sandbox: &Sandbox) -> String {
 }
 
 /// `fermata ps SANDBOX`
-pub(super) async fn processes(client: &Client, sandbox: &str, printer: Printer) -> Result<(), Failure> {
+pub(super) async fn processes(
+    client: &Client,
+    sandbox: &str,
+    printer: Printer,
+) -> Result<(), Failure> {
     let sandbox = client.sandbox(sandbox).await?;
     let processes = client.processes(&sandbox.id).await?;
     printer.either(&processes, || {
         let rows = processes.iter().map(|process| {
-            let status = process.exit_code.map_or_else(|| "running".to_owned(), |code| format!("ended ({code})"));
+            let status = process
+                .exit_code
+                .map_or_else(|| "running".to_owned(), |code| format!("ended ({code})"));
             [process.pid.to_string(), status, command_line(&process.argv)]
         });
         table(["PID", "STATUS", "COMMAND"], rows)

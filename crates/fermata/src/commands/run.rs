@@ -9,7 +9,11 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 /// `fermata run`
-pub(super) async fn run(client: &Client, flags: RunFlags, printer: Printer) -> Result<ExitCode, Failure> {
+pub(super) async fn run(
+    client: &Client,
+    flags: RunFlags,
+    printer: Printer,
+) -> Result<ExitCode, Failure> {
     let spec = spec(client, &flags).await?;
     let sandbox = client.create_sandbox(&spec).await?;
     if flags.command.is_empty() {
@@ -19,12 +23,24 @@ pub(super) async fn run(client: &Client, flags: RunFlags, printer: Printer) -> R
     if flags.keep {
         printer.talk(&format!("sandbox {}", sandbox.id));
     }
-    let ended = session::run(client, &sandbox.id, &flags.process, Vec::new(), flags.command, printer).await;
+    let ended = session::run(
+        client,
+        &sandbox.id,
+        &flags.process,
+        Vec::new(),
+        flags.command,
+        printer,
+    )
+    .await;
     if !flags.keep
         && let Err(error) = client.remove_sandbox(&sandbox.id).await
     {
         // What the command did counts for the exit code.
-        printer.warning(&format!("sandbox {} was not removed: {}", sandbox.id, Failure::from(error).line()));
+        printer.warning(&format!(
+            "sandbox {} was not removed: {}",
+            sandbox.id,
+            Failure::from(error).line()
+        ));
     }
     ended
 }

@@ -25,7 +25,10 @@ use crate::printer::Printer;
 use crate::terminal::{self, RawMode};
 
 /// Until the real size is known.
-const CUSTOMARY_SIZE: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+const CUSTOMARY_SIZE: TerminalSize = TerminalSize {
+    rows: 24,
+    columns: 80,
+};
 
 const INPUT_PIECE_BYTES: usize = 64 << 10;
 
@@ -61,12 +64,18 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Failure> {
     let takes_input = flags.interactive || !std::io::stdin().is_terminal();
     // Before the process is started: if the terminal cannot be had, nothing has happened.
-    let raw = if flags.tty { Some(RawMode::enter()?) } else { None };
+    let raw = if flags.tty {
+        Some(RawMode::enter()?)
+    } else {
+        None
+    };
     let process = StartProcess {
         argv: command,
         cwd: flags.workdir.clone(),
         env: env.into_iter().collect(),
-        tty: flags.tty.then(|| terminal::size().unwrap_or(CUSTOMARY_SIZE)),
+        tty: flags
+            .tty
+            .then(|| terminal::size().unwrap_or(CUSTOMARY_SIZE)),
         stdin: takes_input,
         request_id: uuid::Uuid::now_v7().to_string(),
     };
@@ -74,6 +83,10 @@ pub(super) async fn run(
     let mut sink = Sink::new(printer);
     let code = converse(client, sandbox, pid, takes_input, flags.tty, &mut sink).await;
     drop(raw);
+    if code.as_ref().is_err_and(Failure::is_closed_output) {
+        // What the process would get from a pipe of its own. It may have ended by now.
+        let _ = client.signal(sandbox, pid, Signals::BROKEN_PIPE).await;
+    }
     let code = code?;
     if let Sink::Kept { stdout, stderr, .. } = &sink {
         printer.document(&Finished {
@@ -91,13 +104,21 @@ pub(super) async fn run(
 #[derive(Debug)]
 pub(super) enum Sink {
     Passed(Printer),
-    Kept { stdout: Vec<u8>, stderr: Vec<u8>, printer: Printer },
+    Kept {
+        stdout: Vec<u8>,
+        stderr: Vec<u8>,
+        printer: Printer,
+    },
 }
 
 impl Sink {
     fn new(printer: Printer) -> Self {
         if printer.json() {
-            Self::Kept { stdout: Vec::new(), stderr: Vec::new(), printer }
+            Self::Kept {
+                stdout: Vec::new(),
+                stderr: Vec::new(),
+                printer,
+            }
         } else {
             Self::Passed(printer)
         }
@@ -110,13 +131,24 @@ impl Sink {
             (ServerFrame::Failure(reason), _) => {
                 return Err(ClientError::SessionEnded { reason }.into());
             }
-            (ServerFrame::Dropped(stream, bytes), Self::Passed(printer) | Self::Kept { printer, .. }) => {
+            (
+                ServerFrame::Dropped(stream, bytes),
+                Self::Passed(printer) | Self::Kept { printer, .. },
+            ) => {
                 printer.warning(&dropped(stream, bytes));
             }
-            (ServerFrame::Output(OutputStream::Stdout, data), Self::Passed(printer)) => printer.bytes(&data)?,
-            (ServerFrame::Output(OutputStream::Stderr, data), Self::Passed(printer)) => printer.child_stderr(&data),
-            (ServerFrame::Output(OutputStream::Stdout, data), Self::Kept { stdout, .. }) => stdout.extend(data),
-            (ServerFrame::Output(OutputStream::Stderr, data), Self::Kept { stderr, .. }) => stderr.extend(data),
+            (ServerFrame::Output(OutputStream::Stdout, data), Self::Passed(printer)) => {
+                printer.bytes(&data)?;
+            }
+            (ServerFrame::Output(OutputStream::Stderr, data), Self::Passed(printer)) => {
+                printer.child_stderr(&data);
+            }
+            (ServerFrame::Output(OutputStream::Stdout, data), Self::Kept { stdout, .. }) => {
+                stdout.extend(data);
+            }
+            (ServerFrame::Output(OutputStream::Stderr, data), Self::Kept { stderr, .. }) => {
+                stderr.extend(data);
+            }
         }
         Ok(None)
     }
@@ -174,7 +206,10 @@ async fn converse(
     }
 }
 
-async fn talk(mut input: AttachmentInput, mut told: mpsc::Receiver<ClientFrame>) -> Result<(), ClientError> {
+async fn talk(
+    mut input: AttachmentInput,
+    mut told: mpsc::Receiver<ClientFrame>,
+) -> Result<(), ClientError> {
     while let Some(frame) = told.recv().await {
         input.send(&frame).await?;
     }
@@ -211,6 +246,7 @@ struct Signals {
 impl Signals {
     const HANG_UP: i32 = 1;
     const INTERRUPT: i32 = 2;
+    const BROKEN_PIPE: i32 = 13;
     const TERMINATE: i32 = 15;
     const RESIZE: i32 = 28;
 
@@ -247,18 +283,26 @@ mod tests {
     #[test]
     fn output_is_kept_apart_until_the_exit_code_comes() {
         let mut sink = Sink::new(Printer::new(true));
-        let output = |stream, text: &'static str| ServerFrame::Output(stream, Bytes::from_static(text.as_bytes()));
+        let output = |stream, text: &'static str| {
+            ServerFrame::Output(stream, Bytes::from_static(text.as_bytes()))
+        };
         assert_eq!(sink.take(output(OutputStream::Stdout, "a")).unwrap(), None);
         assert_eq!(sink.take(output(OutputStream::Stderr, "b")).unwrap(), None);
         assert_eq!(sink.take(output(OutputStream::Stdout, "c")).unwrap(), None);
         assert_eq!(sink.take(ServerFrame::Exit(143)).unwrap(), Some(143));
-        let Sink::Kept { stdout, stderr, .. } = sink else { panic!("passed on") };
-        assert_eq!((stdout.as_slice(), stderr.as_slice()), (&b"ac"[..], &b"b"[..]));
+        let Sink::Kept { stdout, stderr, .. } = sink else {
+            panic!("passed on")
+        };
+        assert_eq!(
+            (stdout.as_slice(), stderr.as_slice()),
+            (&b"ac"[..], &b"b"[..])
+        );
     }
 
     #[test]
     fn a_session_that_broke_off_is_an_error_and_not_an_exit() {
         let mut sink = Sink::new(Printer::new(true));
-        sink.take(ServerFrame::Failure("gone".to_owned())).unwrap_err();
+        sink.take(ServerFrame::Failure("gone".to_owned()))
+            .unwrap_err();
     }
 }

@@ -5,7 +5,11 @@ use crate::printer::Printer;
 use crate::size::ByteSize;
 
 /// `fermata snapshot`
-pub(super) async fn snapshot(client: &Client, command: SnapshotCommand, printer: Printer) -> Result<(), Failure> {
+pub(super) async fn snapshot(
+    client: &Client,
+    command: SnapshotCommand,
+    printer: Printer,
+) -> Result<(), Failure> {
     let SnapshotCommand::Create { sandbox } = command;
     let sandbox = client.sandbox(&sandbox).await?;
     let snapshot = client.snapshot_filesystem(&sandbox.id).await?;

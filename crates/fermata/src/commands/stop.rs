@@ -28,7 +28,11 @@ struct SomeFailed {
 impl Explain for SomeFailed {}
 
 /// `fermata stop`
-pub(super) async fn stop(client: &Client, sandboxes: &[String], printer: Printer) -> Result<(), Failure> {
+pub(super) async fn stop(
+    client: &Client,
+    sandboxes: &[String],
+    printer: Printer,
+) -> Result<(), Failure> {
     each(sandboxes, printer, async |prefix| {
         let sandbox = client.sandbox(prefix).await?;
         Ok(client.stop_sandbox(&sandbox.id).await?)
@@ -45,9 +49,15 @@ pub(super) async fn remove(
 ) -> Result<(), Failure> {
     each(sandboxes, printer, async |prefix| {
         let sandbox = client.sandbox(prefix).await?;
-        let ended = matches!(sandbox.status, SandboxStatus::Stopped | SandboxStatus::Failed);
+        let ended = matches!(
+            sandbox.status,
+            SandboxStatus::Stopped | SandboxStatus::Failed
+        );
         if !ended && !force {
-            return Err(StillRunning { id: sandbox.id.to_string() }.into());
+            return Err(StillRunning {
+                id: sandbox.id.to_string(),
+            }
+            .into());
         }
         Ok(client.remove_sandbox(&sandbox.id).await?)
     })
@@ -85,6 +95,10 @@ async fn each(
     if failures.is_empty() {
         Ok(())
     } else {
-        Err(SomeFailed { failed: failures.len(), all: names.len() }.into())
+        Err(SomeFailed {
+            failed: failures.len(),
+            all: names.len(),
+        }
+        .into())
     }
 }

@@ -35,7 +35,10 @@ mod tests {
 
     #[test]
     fn columns_stand_under_their_titles() {
-        let text = table(["ID", "STATUS"], [["a-long-id".to_owned(), "running".to_owned()]]);
+        let text = table(
+            ["ID", "STATUS"],
+            [["a-long-id".to_owned(), "running".to_owned()]],
+        );
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0].find("STATUS"), lines[1].find("running"));
     }

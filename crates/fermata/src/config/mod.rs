@@ -158,17 +158,28 @@ impl Sources<'_> {
         T::Err: fmt::Display,
     {
         if let Some((name, value)) = flag {
-            return Ok(Some(Setting { value, origin: Origin::Flag(name) }));
+            return Ok(Some(Setting {
+                value,
+                origin: Origin::Flag(name),
+            }));
         }
         if let Some(text) = (self.variable)(variable) {
-            let value = text.parse().map_err(|error: T::Err| ConfigError::Variable {
-                name: variable,
-                value: text.clone(),
-                reason: error.to_string(),
-            })?;
-            return Ok(Some(Setting { value, origin: Origin::Environment(variable) }));
+            let value = text
+                .parse()
+                .map_err(|error: T::Err| ConfigError::Variable {
+                    name: variable,
+                    value: text.clone(),
+                    reason: error.to_string(),
+                })?;
+            return Ok(Some(Setting {
+                value,
+                origin: Origin::Environment(variable),
+            }));
         }
-        Ok(file.map(|value| Setting { value, origin: Origin::File(self.path.to_owned()) }))
+        Ok(file.map(|value| Setting {
+            value,
+            origin: Origin::File(self.path.to_owned()),
+        }))
     }
 
     /// A setting of which only the engine knows the default.
@@ -182,15 +193,24 @@ impl Sources<'_> {
     {
         let found = self.find(None, variable, file)?;
         Ok(found.map_or(
-            Setting { value: None, origin: Origin::Default },
-            |setting| Setting { value: Some(setting.value), origin: setting.origin },
+            Setting {
+                value: None,
+                origin: Origin::Default,
+            },
+            |setting| Setting {
+                value: Some(setting.value),
+                origin: setting.origin,
+            },
         ))
     }
 }
 
 impl<T> Setting<T> {
     fn or_default(found: Option<Self>, default: T) -> Self {
-        found.unwrap_or(Self { value: default, origin: Origin::Default })
+        found.unwrap_or(Self {
+            value: default,
+            origin: Origin::Default,
+        })
     }
 }
 
@@ -210,7 +230,10 @@ impl Config {
             .clone()
             .or_else(|| variable(variables::CONFIG).map(PathBuf::from));
         let (path, file) = read_file(named)?;
-        let sources = Sources { path: &path, variable };
+        let sources = Sources {
+            path: &path,
+            variable,
+        };
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let data_dir = data_dir.map(|value| ("--data-dir", value));
         let grpc = flags.grpc.map(|value| ("--grpc", value));
@@ -266,7 +289,12 @@ impl Config {
             http,
             stop_sandboxes,
             log_format,
-            limits: Limits { memory_cap, process_cap, pool_size },
+            limits:
+                Limits {
+                    memory_cap,
+                    process_cap,
+                    pool_size,
+                },
             name_servers,
             extra_certificates,
             build_environment,
@@ -284,8 +312,14 @@ impl Config {
             (optional(process_cap.value), &process_cap.origin),
             (optional(pool_size.value), &pool_size.origin),
             (name_servers.value.to_string(), &name_servers.origin),
-            (extra_certificates.value.to_string(), &extra_certificates.origin),
-            (build_environment.value.to_string(), &build_environment.origin),
+            (
+                extra_certificates.value.to_string(),
+                &extra_certificates.origin,
+            ),
+            (
+                build_environment.value.to_string(),
+                &build_environment.origin,
+            ),
         ];
         KEYS.into_iter()
             .zip(values)
@@ -306,7 +340,10 @@ fn read_file(named: Option<PathBuf>) -> Result<(PathBuf, File), ConfigError> {
     };
     match toml::from_str(&text) {
         Ok(file) => Ok((path, file)),
-        Err(source) => Err(ConfigError::Parse { path, source: Box::new(source) }),
+        Err(source) => Err(ConfigError::Parse {
+            path,
+            source: Box::new(source),
+        }),
     }
 }
 
@@ -340,10 +377,7 @@ pub(crate) fn show(
 mod tests {
     use super::*;
 
-    fn load(
-        flags: &ServeFlags,
-        variables: &[(&str, &str)],
-    ) -> Result<Config, ConfigError> {
+    fn load(flags: &ServeFlags, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         Config::from_sources(flags, None, &|name| {
             variables
                 .iter()
@@ -356,13 +390,24 @@ mod tests {
     fn the_stronger_source_wins_and_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
-        std::fs::write(&path, "grpc = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\nstop_sandboxes = true\n").unwrap();
+        std::fs::write(
+            &path,
+            "grpc = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\nstop_sandboxes = true\n",
+        )
+        .unwrap();
         let flags = ServeFlags {
             config: Some(path.clone()),
             grpc: Some("127.0.0.1:5".parse().unwrap()),
             ..ServeFlags::default()
         };
-        let config = load(&flags, &[(variables::GRPC, "127.0.0.1:3"), (variables::HTTP, "127.0.0.1:4")]).unwrap();
+        let config = load(
+            &flags,
+            &[
+                (variables::GRPC, "127.0.0.1:3"),
+                (variables::HTTP, "127.0.0.1:4"),
+            ],
+        )
+        .unwrap();
         assert_eq!(config.grpc.value.port(), 5);
         assert_eq!(config.grpc.origin, Origin::Flag("--grpc"));
         assert_eq!(config.http.value.port(), 4);
@@ -376,7 +421,10 @@ mod tests {
     fn a_named_file_must_exist_and_every_key_must_be_known() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
-        let flags = ServeFlags { config: Some(path.clone()), ..ServeFlags::default() };
+        let flags = ServeFlags {
+            config: Some(path.clone()),
+            ..ServeFlags::default()
+        };
         assert!(matches!(load(&flags, &[]), Err(ConfigError::Read { .. })));
         std::fs::write(&path, "datadir = \"/x\"\n").unwrap();
         let error = load(&flags, &[]).unwrap_err();

@@ -46,7 +46,10 @@ impl FromStr for List {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let items = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
         Ok(Self(items.map(str::to_owned).collect()))
     }
 }
@@ -101,6 +104,9 @@ mod tests {
     #[test]
     fn an_empty_list_has_no_items() {
         assert_eq!(" , ".parse(), Ok(List::default()));
-        assert_eq!("a, b".parse(), Ok(List(vec!["a".to_owned(), "b".to_owned()])));
+        assert_eq!(
+            "a, b".parse(),
+            Ok(List(vec!["a".to_owned(), "b".to_owned()]))
+        );
     }
 }

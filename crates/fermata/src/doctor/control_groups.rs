@@ -16,14 +16,18 @@ pub(super) fn checks() -> Vec<Check> {
         Err(error) => return vec![Check::fail(NAME, format!("cannot be found: {error}"))],
     };
     let Some(hierarchies) = Hierarchies::parse(&mounts) else {
-        return vec![Check::fail(NAME, "no cgroup2 is mounted").advise("mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd")];
+        return vec![
+            Check::fail(NAME, "no cgroup2 is mounted")
+                .advise("mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd"),
+        ];
     };
     vec![controllers(&hierarchies), freezing(&hierarchies.unified)]
 }
 
 fn controllers(hierarchies: &Hierarchies) -> Check {
     const NAME: &str = "cgroup limits";
-    let unified = std::fs::read_to_string(hierarchies.unified.join("cgroup.controllers")).unwrap_or_default();
+    let unified =
+        std::fs::read_to_string(hierarchies.unified.join("cgroup.controllers")).unwrap_or_default();
     let unified: Vec<_> = unified.split_ascii_whitespace().collect();
     let legacy = [&hierarchies.cpu, &hierarchies.memory, &hierarchies.pids];
     let mut found = Vec::new();
@@ -50,16 +54,29 @@ fn freezing(unified: &Path) -> Check {
     const NAME: &str = "cgroup freeze";
     let path = unified.join(format!("fermata-doctor-{}", std::process::id()));
     match try_freezing(&path) {
-        Ok(()) => Check::ok(NAME, format!("a group below {} was frozen, thawed and killed", unified.display())),
-        Err(error) => Check::fail(NAME, format!("not possible below {}: {error}", unified.display()))
-            .advise("a kernel of 5.14 or later with a writable cgroup2 is needed"),
+        Ok(()) => Check::ok(
+            NAME,
+            format!(
+                "a group below {} was frozen, thawed and killed",
+                unified.display()
+            ),
+        ),
+        Err(error) => Check::fail(
+            NAME,
+            format!("not possible below {}: {error}", unified.display()),
+        )
+        .advise("a kernel of 5.14 or later with a writable cgroup2 is needed"),
     }
 }
 
 fn try_freezing(path: &Path) -> io::Result<()> {
     std::fs::create_dir(path)?;
     let group = Group(path.to_owned());
-    for (file, value) in [("cgroup.freeze", "1"), ("cgroup.freeze", "0"), ("cgroup.kill", "1")] {
+    for (file, value) in [
+        ("cgroup.freeze", "1"),
+        ("cgroup.freeze", "0"),
+        ("cgroup.kill", "1"),
+    ] {
         std::fs::write(group.0.join(file), value)?;
     }
     Ok(())

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use fermata_sys::loop_device::{LoopDevice, Options};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
 };
 
 use super::Check;
@@ -23,7 +24,10 @@ pub(super) fn checks() -> Vec<Check> {
             vec![overlayfs(scratch), erofs(scratch), btrfs(scratch)]
         }
         Err(error) => {
-            vec![Check::fail("temporary files", format!("no directory for trying filesystems: {error}"))]
+            vec![Check::fail(
+                "temporary files",
+                format!("no directory for trying filesystems: {error}"),
+            )]
         }
     }
 }
@@ -32,12 +36,19 @@ fn overlayfs(scratch: &Path) -> Check {
     const NAME: &str = "overlayfs";
     let tried = || {
         let mut options = Vec::new();
-        for (option, directory) in [("lowerdir", "lower"), ("upperdir", "upper"), ("workdir", "work")] {
+        for (option, directory) in [
+            ("lowerdir", "lower"),
+            ("upperdir", "upper"),
+            ("workdir", "work"),
+        ] {
             let path = scratch.join(directory);
             std::fs::create_dir(&path)?;
             options.push((option, path.display().to_string()));
         }
-        let mut options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let mut options: Vec<_> = options
+            .iter()
+            .map(|(key, value)| (*key, value.as_str()))
+            .collect();
         options.push(("xino", "on"));
         mount("overlay", &options)
     };
@@ -62,8 +73,16 @@ fn erofs(scratch: &Path) -> Check {
     let Err(direct) = direct else {
         return Check::ok(NAME, "mounted from a file");
     };
-    match attach(&image, true).and_then(|device| mount("erofs", &[("source", &device.path().display().to_string()), ("ro", "")])) {
-        Ok(_mount) => Check::ok(NAME, format!("mounted from a loop device; from a file (Linux 6.12): {direct}")),
+    match attach(&image, true).and_then(|device| {
+        mount(
+            "erofs",
+            &[("source", &device.path().display().to_string()), ("ro", "")],
+        )
+    }) {
+        Ok(_mount) => Check::ok(
+            NAME,
+            format!("mounted from a loop device; from a file (Linux 6.12): {direct}"),
+        ),
         Err(error) => Check::fail(NAME, format!("cannot be mounted: {error}"))
             .advise("modprobe erofs loop; a kernel with CONFIG_EROFS_FS is needed"),
     }
@@ -78,9 +97,12 @@ fn btrfs(scratch: &Path) -> Check {
         return Check::warning(NAME, format!("cannot be tried: {error}")).advise(SLOWER);
     }
     if let Err(reason) = make("mkfs.btrfs", &["--quiet"], &[&image]) {
-        return Check::warning(NAME, reason).advise(format!("apt-get install btrfs-progs; without it {SLOWER}"));
+        return Check::warning(NAME, reason)
+            .advise(format!("apt-get install btrfs-progs; without it {SLOWER}"));
     }
-    match attach(&image, false).and_then(|device| mount("btrfs", &[("source", &device.path().display().to_string())])) {
+    match attach(&image, false)
+        .and_then(|device| mount("btrfs", &[("source", &device.path().display().to_string())]))
+    {
         Ok(_mount) => Check::ok(NAME, "mounted from a loop device"),
         Err(error) => Check::warning(NAME, format!("cannot be mounted: {error}"))
             .advise(format!("modprobe btrfs loop; without it {SLOWER}")),
@@ -89,7 +111,13 @@ fn btrfs(scratch: &Path) -> Check {
 
 fn attach(image: &Path, read_only: bool) -> io::Result<LoopDevice> {
     let backing = File::options().read(true).write(!read_only).open(image)?;
-    LoopDevice::attach(backing.as_fd(), Options { read_only, ..Options::default() })
+    LoopDevice::attach(
+        backing.as_fd(),
+        Options {
+            read_only,
+            ..Options::default()
+        },
+    )
 }
 
 /// An option without value is a flag.
@@ -103,7 +131,11 @@ fn mount(filesystem: &str, options: &[(&str, &str)]) -> io::Result<OwnedFd> {
         }
     }
     fsconfig_create(context.as_fd())?;
-    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    Ok(fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
 }
 
 fn make(program: &str, options: &[&str], paths: &[&Path]) -> Result<(), String> {
@@ -117,6 +149,9 @@ fn make(program: &str, options: &[&str], paths: &[&Path]) -> Result<(), String> 
         Ok(())
     } else {
         let reason = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{program} failed: {}", reason.lines().next_back().unwrap_or_default()))
+        Err(format!(
+            "{program} failed: {}",
+            reason.lines().next_back().unwrap_or_default()
+        ))
     }
 }

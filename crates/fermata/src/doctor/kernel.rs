@@ -9,7 +9,7 @@ use super::{Check, in_thread};
 /// `cgroup.kill` came with it, the youngest of the things that cannot be done without.
 const OLDEST: (u32, u32) = (5, 14);
 
-/// `BPF_RET | BPF_K` (linux/bpf_common.h) and `SECCOMP_RET_ALLOW` (linux/seccomp.h): lets everything through.
+/// `BPF_RET | BPF_K` of `linux/bpf_common.h` and `SECCOMP_RET_ALLOW` of `linux/seccomp.h`: lets everything through.
 const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 
@@ -19,7 +19,8 @@ pub(super) fn root() -> Check {
     if user.is_root() {
         Check::ok(NAME, "this is root")
     } else {
-        Check::fail(NAME, format!("this is user {}", user.as_raw())).advise("run with sudo; what follows may fail for the same reason")
+        Check::fail(NAME, format!("this is user {}", user.as_raw()))
+            .advise("run with sudo; what follows may fail for the same reason")
     }
 }
 
@@ -29,7 +30,10 @@ pub(super) fn version() -> Check {
     let release = uname.release().to_string_lossy();
     match numbers(&release) {
         Some(found) if found >= OLDEST => Check::ok(NAME, release),
-        Some(_) => Check::fail(NAME, release).advise(format!("Linux {}.{} or later is needed", OLDEST.0, OLDEST.1)),
+        Some(_) => Check::fail(NAME, release).advise(format!(
+            "Linux {}.{} or later is needed",
+            OLDEST.0, OLDEST.1
+        )),
         None => Check::warning(NAME, format!("{release}: of unknown age")),
     }
 }
@@ -41,7 +45,9 @@ fn numbers(release: &str) -> Option<(u32, u32)> {
 
 pub(super) fn time_namespaces() -> Check {
     const NAME: &str = "time namespaces";
-    let made = in_thread(|| fermata_sys::clone::unshare_time_for_children().map_err(|error| error.to_string()));
+    let made = in_thread(|| {
+        fermata_sys::clone::unshare_time_for_children().map_err(|error| error.to_string())
+    });
     match made {
         Ok(()) => Check::ok(NAME, "one was made"),
         Err(error) => Check::fail(NAME, error).advise("a kernel with CONFIG_TIME_NS is needed"),
@@ -50,9 +56,13 @@ pub(super) fn time_namespaces() -> Check {
 
 pub(super) fn seccomp() -> Check {
     const NAME: &str = "seccomp";
-    match in_thread(|| install_filter(&[pack(RETURN, 0, 0, ALLOW)]).map_err(|error| error.to_string())) {
+    match in_thread(|| {
+        install_filter(&[pack(RETURN, 0, 0, ALLOW)]).map_err(|error| error.to_string())
+    }) {
         Ok(()) => Check::ok(NAME, "a filter was installed"),
-        Err(error) => Check::fail(NAME, error).advise("a kernel with CONFIG_SECCOMP_FILTER is needed"),
+        Err(error) => {
+            Check::fail(NAME, error).advise("a kernel with CONFIG_SECCOMP_FILTER is needed")
+        }
     }
 }
 

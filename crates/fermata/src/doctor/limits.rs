@@ -18,7 +18,10 @@ const ENOUGH_FILES: u64 = 4096;
 pub(super) fn disk(directory: &Path) -> Check {
     const NAME: &str = "disk";
     // It may not be there before the first start.
-    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing = directory
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| Path::new("/"));
     let free = match statvfs(existing) {
         Ok(disk) => disk.f_bavail.saturating_mul(disk.f_frsize),
         Err(error) => return Check::fail(NAME, format!("{}: {error}", existing.display())),

@@ -46,7 +46,12 @@ struct Check {
 
 impl Check {
     fn new(name: &'static str, status: Status, detail: impl Into<String>) -> Self {
-        Self { name, status, detail: detail.into(), advice: None }
+        Self {
+            name,
+            status,
+            detail: detail.into(),
+            advice: None,
+        }
     }
 
     fn ok(name: &'static str, detail: impl Into<String>) -> Self {
@@ -77,7 +82,10 @@ impl Check {
             Status::Warning => "warning",
             Status::Fail => "fail",
         };
-        let advice = self.advice.as_ref().map_or_else(String::new, |advice| format!(" — {advice}"));
+        let advice = self
+            .advice
+            .as_ref()
+            .map_or_else(String::new, |advice| format!(" — {advice}"));
         format!("{mark:<8} {:<18} {}{advice}", self.name, self.detail)
     }
 }
@@ -99,7 +107,11 @@ pub(crate) fn doctor(data_dir: Option<PathBuf>, printer: Printer) -> Result<Exit
         let lines: Vec<_> = report.checks.iter().map(Check::line).collect();
         lines.join("\n")
     })?;
-    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn checks(directory: &std::path::Path) -> Vec<Check> {

@@ -19,11 +19,15 @@ table ip fermata_doctor {
 pub(super) fn checks() -> Vec<Check> {
     let mut checks = vec![links(), rules()];
     // The name servers of the configuration are not known here; the host's own are what most servers use.
-    checks.extend(fermata_runtime::network::check(&[]).into_iter().map(|finding| match finding.problem {
-        None => Check::ok(finding.subject, "well"),
-        Some(problem) if finding.fatal => Check::fail(finding.subject, problem),
-        Some(problem) => Check::warning(finding.subject, problem),
-    }));
+    checks.extend(
+        fermata_runtime::network::check(&[])
+            .into_iter()
+            .map(|finding| match finding.problem {
+                None => Check::ok(finding.subject, "well"),
+                Some(problem) if finding.fatal => Check::fail(finding.subject, problem),
+                Some(problem) => Check::warning(finding.subject, problem),
+            }),
+    );
     checks
 }
 
@@ -31,7 +35,13 @@ fn links() -> Check {
     const NAME: &str = "veth";
     let tried = in_thread(|| {
         unshare_network().map_err(|error| format!("no network namespace: {error}"))?;
-        run("ip", &["link", "add", "probe0", "type", "veth", "peer", "name", "probe1"], "")
+        run(
+            "ip",
+            &[
+                "link", "add", "probe0", "type", "veth", "peer", "name", "probe1",
+            ],
+            "",
+        )
     });
     match tried {
         Ok(()) => Check::ok(NAME, "a pair was made in a network namespace"),
@@ -47,7 +57,8 @@ fn rules() -> Check {
     });
     match tried {
         Ok(()) => Check::ok(NAME, "sets, connection tracking and masquerading work"),
-        Err(reason) => Check::fail(NAME, reason).advise("apt-get install nftables; modprobe nf_tables nft_masq nft_ct"),
+        Err(reason) => Check::fail(NAME, reason)
+            .advise("apt-get install nftables; modprobe nf_tables nft_masq nft_ct"),
     }
 }
 
@@ -72,5 +83,8 @@ fn run(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
         return Ok(());
     }
     let reason = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program} failed: {}", reason.lines().next().unwrap_or_default()))
+    Err(format!(
+        "{program} failed: {}",
+        reason.lines().next().unwrap_or_default()
+    ))
 }

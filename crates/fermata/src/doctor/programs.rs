@@ -23,7 +23,12 @@ enum Need {
 }
 
 const PROGRAMS: [Program; 6] = [
-    Program { name: "mkfs.erofs", version: "--version", package: "erofs-utils", need: Need::All },
+    Program {
+        name: "mkfs.erofs",
+        version: "--version",
+        package: "erofs-utils",
+        need: Need::All,
+    },
     Program {
         name: "mkfs.btrfs",
         version: "--version",
@@ -36,9 +41,24 @@ const PROGRAMS: [Program; 6] = [
         package: "mmdebstrap",
         need: Need::Some("the first start makes the base image with it"),
     },
-    Program { name: "ip", version: "-V", package: "iproute2", need: Need::All },
-    Program { name: "nft", version: "--version", package: "nftables", need: Need::All },
-    Program { name: "criu", version: "--version", package: "criu", need: Need::Later("for memory snapshots later") },
+    Program {
+        name: "ip",
+        version: "-V",
+        package: "iproute2",
+        need: Need::All,
+    },
+    Program {
+        name: "nft",
+        version: "--version",
+        package: "nftables",
+        need: Need::All,
+    },
+    Program {
+        name: "criu",
+        version: "--version",
+        package: "criu",
+        need: Need::Later("for memory snapshots later"),
+    },
 ];
 
 pub(super) fn checks() -> Vec<Check> {
@@ -48,13 +68,17 @@ pub(super) fn checks() -> Vec<Check> {
 fn check(program: &Program) -> Check {
     let install = format!("apt-get install {}", program.package);
     match (version(program), &program.need) {
-        (Ok(version), Need::Later(purpose)) => Check::info(program.name, format!("{version}; {purpose}")),
+        (Ok(version), Need::Later(purpose)) => {
+            Check::info(program.name, format!("{version}; {purpose}"))
+        }
         (Ok(version), Need::All | Need::Some(_)) => Check::ok(program.name, version),
         (Err(error), Need::All) => Check::fail(program.name, error).advise(install),
         (Err(error), Need::Some(purpose)) => {
             Check::warning(program.name, error).advise(format!("{install}; {purpose}"))
         }
-        (Err(error), Need::Later(purpose)) => Check::info(program.name, format!("{error}; {purpose}")),
+        (Err(error), Need::Later(purpose)) => {
+            Check::info(program.name, format!("{error}; {purpose}"))
+        }
     }
 }
 

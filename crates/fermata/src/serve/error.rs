@@ -68,7 +68,10 @@ fn process(pid: Option<u32>) -> String {
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let paths: Vec<_> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
     paths.join(", nor in ")
 }
 
@@ -83,7 +86,9 @@ impl Explain for ServeError {
             Self::Open(error) if error.kind() == ErrorKind::Internal => {
                 "`fermata doctor` checks what this machine lacks"
             }
-            Self::Program { .. } => "it comes with fermata: install it again, or `cargo build --workspace`",
+            Self::Program { .. } => {
+                "it comes with fermata: install it again, or `cargo build --workspace`"
+            }
             Self::Token { .. } => "make one with `openssl rand -hex 32`, or remove the file",
             _ => return None,
         };
@@ -92,7 +97,11 @@ impl Explain for ServeError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NotRoot | Self::Locked { .. } | Self::Token { .. } | Self::Program { .. } | Self::Bind { .. } => 2,
+            Self::NotRoot
+            | Self::Locked { .. }
+            | Self::Token { .. }
+            | Self::Program { .. }
+            | Self::Bind { .. } => 2,
             _ => 1,
         }
     }

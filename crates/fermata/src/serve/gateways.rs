@@ -81,7 +81,11 @@ impl Listening {
         draining: CancellationToken,
     ) -> Result<(), ServeError> {
         let auth = Auth::new(&token);
-        let http = serve_http(self.http, rest::router(engine, auth.clone()), draining.clone());
+        let http = serve_http(
+            self.http,
+            rest::router(engine, auth.clone(), draining.clone()),
+            draining.clone(),
+        );
         let grpc = async {
             serve_grpc(beam, auth, self.grpc, draining.clone())
                 .await
@@ -118,7 +122,11 @@ async fn serve_http(
 }
 
 fn bind(what: &'static str, address: SocketAddr) -> Result<TcpSocket, ServeError> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    };
     socket
         .and_then(|socket| {
             // Connections of the server before, still in TIME_WAIT, are no obstacle.
@@ -126,7 +134,11 @@ fn bind(what: &'static str, address: SocketAddr) -> Result<TcpSocket, ServeError
             socket.bind(address)?;
             Ok(socket)
         })
-        .map_err(|source| ServeError::Bind { what, address, source })
+        .map_err(|source| ServeError::Bind {
+            what,
+            address,
+            source,
+        })
 }
 
 /// What became of the task that served.

@@ -22,7 +22,11 @@ pub(super) struct Lock {
 pub(super) fn take(directory: &Path) -> Result<Lock, ServeError> {
     let failed = |action, path: &Path| {
         let path = path.to_owned();
-        move |source| ServeError::File { action, path, source }
+        move |source| ServeError::File {
+            action,
+            path,
+            source,
+        }
     };
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -47,7 +51,10 @@ pub(super) fn take(directory: &Path) -> Result<Lock, ServeError> {
                 .read_to_string(&mut text)
                 .ok()
                 .and_then(|_length| text.trim().parse().ok());
-            return Err(ServeError::Locked { directory: directory.to_owned(), pid });
+            return Err(ServeError::Locked {
+                directory: directory.to_owned(),
+                pid,
+            });
         }
         Err(error) => return Err(failed("lock", &path)(error.into())),
     }

@@ -79,7 +79,10 @@ async fn run(config: &Config, printer: Printer) -> Result<(), Failure> {
     let store = BeamStore::open(&directory.join(BEAM_STORE_FILE))
         .await
         .map_err(ServeError::BeamStore)?;
-    let addresses = Addresses { grpc: endpoints.grpc, http: endpoints.http };
+    let addresses = Addresses {
+        grpc: endpoints.grpc,
+        http: endpoints.http,
+    };
     let beam = Beam::new(engine.clone(), store, addresses);
     let draining = CancellationToken::new();
     let listening = gateways.listen()?;
@@ -125,7 +128,9 @@ async fn open_engine(config: &Config) -> Result<Engine, ServeError> {
     let config = engine_config(config)?;
     let (progress, lines) = mpsc::unbounded_channel();
     let display = tokio::spawn(progress::show(lines));
-    let engine = Engine::open(config, progress).await.map_err(ServeError::Open);
+    let engine = Engine::open(config, progress)
+        .await
+        .map_err(ServeError::Open);
     // Ends with the sender, which the engine has dropped; wait so that the ready line comes after it.
     if let Err(error) = display.await {
         tracing::warn!(%error, "the progress display failed");
@@ -139,13 +144,25 @@ fn engine_config(config: &Config) -> Result<EngineConfig, ServeError> {
         programs::find("fermata-shim")?,
         programs::find("fermata-agent")?,
     );
-    let Limits { memory_cap, process_cap, pool_size } = &config.limits;
+    let Limits {
+        memory_cap,
+        process_cap,
+        pool_size,
+    } = &config.limits;
     Ok(EngineConfig {
-        memory_cap_bytes: memory_cap.value.map_or(defaults.memory_cap_bytes, |size| size.0),
+        memory_cap_bytes: memory_cap
+            .value
+            .map_or(defaults.memory_cap_bytes, |size| size.0),
         process_cap: process_cap.value.unwrap_or(defaults.process_cap),
         pool_size_bytes: pool_size.value.map(|size| size.0),
         name_servers: config.name_servers.value.0.clone(),
-        extra_certificates: config.extra_certificates.value.0.iter().map(Into::into).collect(),
+        extra_certificates: config
+            .extra_certificates
+            .value
+            .0
+            .iter()
+            .map(Into::into)
+            .collect(),
         build_environment: config.build_environment.value.0.clone(),
         ..defaults
     })

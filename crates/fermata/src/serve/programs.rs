@@ -16,7 +16,7 @@ pub(super) fn find(name: &'static str) -> Result<PathBuf, ServeError> {
 }
 
 fn find_beside(own: &Path, name: &'static str) -> Result<PathBuf, ServeError> {
-    let beside = own.parent().unwrap_or(Path::new("/"));
+    let beside = own.parent().unwrap_or_else(|| Path::new("/"));
     let searched = vec![beside.to_owned(), beside.join("../libexec/fermata")];
     searched
         .iter()
@@ -39,8 +39,14 @@ mod tests {
         find_beside(&own, "fermata-shim").unwrap_err();
         std::fs::write(libexec.join("fermata-shim"), "").unwrap();
         let found = find_beside(&own, "fermata-shim").unwrap();
-        assert_eq!(found.canonicalize().unwrap(), libexec.join("fermata-shim").canonicalize().unwrap());
+        assert_eq!(
+            found.canonicalize().unwrap(),
+            libexec.join("fermata-shim").canonicalize().unwrap()
+        );
         std::fs::write(own.with_file_name("fermata-shim"), "").unwrap();
-        assert_eq!(find_beside(&own, "fermata-shim").unwrap(), own.with_file_name("fermata-shim"));
+        assert_eq!(
+            find_beside(&own, "fermata-shim").unwrap(),
+            own.with_file_name("fermata-shim")
+        );
     }
 }

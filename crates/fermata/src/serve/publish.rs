@@ -14,7 +14,11 @@ pub(super) fn publish(directory: &Path, endpoints: Endpoints) -> Result<(), Serv
     serde_json::to_vec(&endpoints)
         .map_err(io::Error::from)
         .and_then(|text| write_whole(directory, ENDPOINTS_FILE, &text))
-        .map_err(|source| ServeError::File { action: "write", path, source })
+        .map_err(|source| ServeError::File {
+            action: "write",
+            path,
+            source,
+        })
 }
 
 /// Says that it listens no more.
@@ -23,7 +27,11 @@ pub(super) fn withdraw(directory: &Path) -> Result<(), ServeError> {
     match std::fs::remove_file(&path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(ServeError::File { action: "remove", path, source }),
+        Err(source) => Err(ServeError::File {
+            action: "remove",
+            path,
+            source,
+        }),
     }
 }
 

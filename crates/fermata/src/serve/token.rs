@@ -35,11 +35,20 @@ pub(super) fn load_or_make(directory: &Path, printer: Printer) -> Result<String,
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let token = make();
-            publish::write_whole(directory, TOKEN_FILE, format!("{token}\n").as_bytes())
-                .map_err(|source| ServeError::File { action: "write", path, source })?;
+            publish::write_whole(directory, TOKEN_FILE, format!("{token}\n").as_bytes()).map_err(
+                |source| ServeError::File {
+                    action: "write",
+                    path,
+                    source,
+                },
+            )?;
             Ok(token)
         }
-        Err(source) => Err(ServeError::File { action: "read", path, source }),
+        Err(source) => Err(ServeError::File {
+            action: "read",
+            path,
+            source,
+        }),
     }
 }
 
@@ -52,13 +61,19 @@ fn check(token: &str, origin: &str) -> Result<(), ServeError> {
     } else {
         return Ok(());
     };
-    Err(ServeError::Token { origin: origin.to_owned(), reason })
+    Err(ServeError::Token {
+        origin: origin.to_owned(),
+        reason,
+    })
 }
 
 /// 80 hexadecimal digits; 122 of the bits of a version 4 UUID are random, from the kernel.
 fn make() -> String {
     let halves = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
-    halves.iter().map(|half| half.simple().to_string()).collect()
+    halves
+        .iter()
+        .map(|half| half.simple().to_string())
+        .collect()
 }
 
 #[cfg(test)]
@@ -73,7 +88,10 @@ mod tests {
         let first = load_or_make(directory.path(), printer).unwrap();
         assert!(first.len() >= SHORTEST);
         assert_eq!(load_or_make(directory.path(), printer).unwrap(), first);
-        let mode = std::fs::metadata(directory.path().join(TOKEN_FILE)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(directory.path().join(TOKEN_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

@@ -23,7 +23,10 @@ pub(super) async fn require_token(
     if auth.permits(given) {
         Ok(next.run(request).await)
     } else {
-        Err(ApiError::route(StatusCode::UNAUTHORIZED, "invalid or missing token"))
+        Err(ApiError::route(
+            StatusCode::UNAUTHORIZED,
+            "invalid or missing token",
+        ))
     }
 }
 

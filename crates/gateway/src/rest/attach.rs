@@ -11,17 +11,19 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::Bytes;
 use fermata_engine::agent::Stream;
-use fermata_engine::{AgentClient, Engine, OutputFrom, RuntimeError, SandboxId};
+use fermata_engine::{AgentClient, Engine, EngineError, OutputFrom, RuntimeError, SandboxId};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::attach_frame::{ClientFrame, OutputStream, ServerFrame};
 use super::error::ApiError;
@@ -49,6 +51,7 @@ pub(super) struct From {
 pub(super) async fn attach(
     State(engine): State<Engine>,
     OfProcess(id, pid): OfProcess,
+    Extension(closing): Extension<CancellationToken>,
     Parameters(from): Parameters<From>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
@@ -61,6 +64,7 @@ pub(super) async fn attach(
         id,
         agent,
         pid,
+        closing,
     };
     Ok(upgrade.on_upgrade(move |socket| session.run(socket, from)))
 }
@@ -70,6 +74,7 @@ struct Session {
     id: SandboxId,
     agent: AgentClient,
     pid: i32,
+    closing: CancellationToken,
 }
 
 impl Session {
@@ -77,9 +82,14 @@ impl Session {
         let (sink, source) = socket.split();
         let (queue, queued) = mpsc::channel(4);
         let output = async {
-            let last = match self.output(&queue, from).await {
-                Ok(exit_code) => ServerFrame::Exit(exit_code),
-                Err(error) => ServerFrame::Failure(ApiError::from(error).detail().message),
+            let last = tokio::select! {
+                ended = self.output(&queue, from) => match ended {
+                    Ok(exit_code) => ServerFrame::Exit(exit_code),
+                    Err(error) => ServerFrame::Failure(ApiError::from(error).detail().message),
+                },
+                () = self.closing.cancelled() => {
+                    ServerFrame::Failure(EngineError::ShuttingDown.to_string())
+                }
             };
             // The only receiver goes away with the caller.
             let _ = queue.send(last).await;
@@ -172,7 +182,7 @@ impl Session {
             }
             if !nothing
                 && queue
-                    .send(ServerFrame::Output(name, chunk.data.into()))
+                    .send(ServerFrame::Output(name, chunk.data))
                     .await
                     .is_err()
             {

@@ -49,7 +49,7 @@ fn pieces(
         loop {
             offset += piece.data.len() as u64;
             let end = piece.end || piece.data.is_empty();
-            yield Bytes::from(piece.data);
+            yield piece.data;
             if end {
                 break;
             }

@@ -23,8 +23,9 @@ mod sandboxes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{get, post, put};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use fermata_engine::Engine;
+use tokio_util::sync::CancellationToken;
 
 use crate::Auth;
 pub use error::{ApiError, status_of};
@@ -32,8 +33,9 @@ pub use error::{ApiError, status_of};
 /// What `/version` answers, and what the `fermata` program calls itself.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// All routes. Everything but `/healthz` and `/version` wants `Authorization: Bearer <token>`.
-pub fn router(engine: Engine, auth: Auth) -> Router {
+/// All routes. Everything but `/healthz` and `/version` wants `Authorization: Bearer <token>`. Calls that wait for something
+/// to happen stop waiting at `closing`.
+pub fn router(engine: Engine, auth: Auth, closing: CancellationToken) -> Router {
     Router::new()
         .nest("/v1", protected())
         .layer(middleware::from_fn_with_state(auth, access::require_token))
@@ -41,6 +43,7 @@ pub fn router(engine: Engine, auth: Auth) -> Router {
         .route("/version", get(version))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(closing))
         .layer(middleware::from_fn(access::trace))
         .with_state(engine)
 }

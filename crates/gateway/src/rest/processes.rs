@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use fermata_engine::agent::{EnvironmentVariable, Stream, Terminal};
 use fermata_engine::{AgentClient, Engine, Handle, OutputFrom, StartRequest};
 use futures::StreamExt as _;
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
 use super::extract::{Body, InSandbox, OfProcess, Parameters};
@@ -87,10 +88,14 @@ pub(super) struct Wait {
 pub(super) async fn inspect(
     State(engine): State<Engine>,
     OfProcess(id, pid): OfProcess,
+    Extension(closing): Extension<CancellationToken>,
     Parameters(wait): Parameters<Wait>,
 ) -> Result<Json<Process>, ApiError> {
     let agent = engine.handle(&id).await?.agent;
-    let state = agent.wait(pid, bounded(wait.wait_ms)).await?;
+    let state = tokio::select! {
+        state = agent.wait(pid, bounded(wait.wait_ms)) => state?,
+        () = closing.cancelled() => agent.wait(pid, Duration::ZERO).await?,
+    };
     Ok(Json(state.into()))
 }
 
@@ -119,6 +124,7 @@ pub(super) struct Output {
 pub(super) async fn output(
     State(engine): State<Engine>,
     OfProcess(id, pid): OfProcess,
+    Extension(closing): Extension<CancellationToken>,
     Parameters(output): Parameters<Output>,
 ) -> Result<Response, ApiError> {
     let stream = match output.stream {
@@ -130,15 +136,14 @@ pub(super) async fn output(
         .unwrap_or(LARGEST_OUTPUT)
         .clamp(1, LARGEST_OUTPUT);
     let agent = engine.handle(&id).await?.agent;
-    let chunk = agent
-        .read_output(
-            pid,
-            stream,
-            OutputFrom::Offset(output.offset),
-            max_bytes,
-            bounded(output.wait_ms),
-        )
-        .await?;
+    let read = |wait| {
+        let from = OutputFrom::Offset(output.offset);
+        agent.read_output(pid, stream, from, max_bytes, wait)
+    };
+    let chunk = tokio::select! {
+        chunk = read(bounded(output.wait_ms)) => chunk?,
+        () = closing.cancelled() => read(Duration::ZERO).await?,
+    };
     let header = |name, value: String| (HeaderName::from_static(name), value);
     let next = chunk.offset + chunk.data.len() as u64;
     let headers = [

@@ -65,7 +65,8 @@ pub(super) async fn tree(
     }
     // Last, and the innermost first: a directory that may not be written to could not be filled.
     for (path, mode) in modes.into_iter().rev() {
-        fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(failed("set the mode of", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))
+            .map_err(failed("set the mode of", &path))?;
     }
     Ok(tally)
 }
@@ -73,7 +74,9 @@ pub(super) async fn tree(
 fn exact_name(file: &File) -> Result<Vec<u8>, CopyError> {
     decode(&file.encoded_name)
         .filter(|name| is_plain_name(name))
-        .ok_or_else(|| CopyError::ForeignName { name: file.encoded_name.clone() })
+        .ok_or_else(|| CopyError::ForeignName {
+            name: file.encoded_name.clone(),
+        })
 }
 
 /// One that is there already is used, unless it is a link that leads elsewhere.
@@ -91,7 +94,13 @@ fn directory(path: &Path) -> Result<(), CopyError> {
     }
 }
 
-async fn content(client: &Client, id: &SandboxId, from: &[u8], to: &Path, mode: u32) -> Result<(), Failure> {
+async fn content(
+    client: &Client,
+    id: &SandboxId,
+    from: &[u8],
+    to: &Path,
+    mode: u32,
+) -> Result<(), Failure> {
     let mut response = client.read_file(id, from).await?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -105,14 +114,21 @@ async fn content(client: &Client, id: &SandboxId, from: &[u8], to: &Path, mode: 
         file.write_all(&piece).map_err(failed("write", to))?;
     }
     // One that was there already has kept its own until now.
-    file.set_permissions(Permissions::from_mode(mode)).map_err(failed("set the mode of", to))?;
+    file.set_permissions(Permissions::from_mode(mode))
+        .map_err(failed("set the mode of", to))?;
     Ok(())
 }
 
 fn link(file: &File, to: &Path) -> Result<(), CopyError> {
-    let target = file.encoded_target.as_deref().and_then(decode).unwrap_or_default();
+    let target = file
+        .encoded_target
+        .as_deref()
+        .and_then(decode)
+        .unwrap_or_default();
     match fs::remove_file(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("replace", to)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("replace", to)(error));
+        }
         Ok(()) | Err(_) => {}
     }
     std::os::unix::fs::symlink(local_name(&target), to).map_err(failed("make the link", to))
@@ -136,17 +152,27 @@ pub(super) async fn stdout(
     while let Some(piece) = piece(&mut response, from).await? {
         printer.bytes(&piece)?;
     }
-    Ok(Tally { entries: 1, ..Tally::default() })
+    Ok(Tally {
+        entries: 1,
+        ..Tally::default()
+    })
 }
 
-async fn piece(response: &mut reqwest::Response, path: &[u8]) -> Result<Option<bytes::Bytes>, CopyError> {
-    response
-        .chunk()
-        .await
-        .map_err(|source| CopyError::Content { path: shown(path), source })
+async fn piece(
+    response: &mut reqwest::Response,
+    path: &[u8],
+) -> Result<Option<bytes::Bytes>, CopyError> {
+    response.chunk().await.map_err(|source| CopyError::Content {
+        path: shown(path),
+        source,
+    })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CopyError {
     let path: PathBuf = path.to_owned();
-    move |source| CopyError::Local { action, path, source }
+    move |source| CopyError::Local {
+        action,
+        path,
+        source,
+    }
 }

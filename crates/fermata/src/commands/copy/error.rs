@@ -27,10 +27,7 @@ pub(super) enum CopyError {
     #[error("cannot make the symbolic link {path} in the sandbox: `ln` ended with {code}")]
     Link { path: String, code: i32 },
     #[error("{} were copied, but not these, which are neither files, directories nor symbolic links: {}", .copied, .left_out.join(", "))]
-    LeftOut {
-        copied: u64,
-        left_out: Vec<String>,
-    },
+    LeftOut { copied: u64, left_out: Vec<String> },
     #[error("cannot read the content of {path}")]
     Content {
         path: String,
@@ -42,7 +39,9 @@ pub(super) enum CopyError {
 impl Explain for CopyError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Sides => "write the path in the sandbox as SANDBOX:/path, and go through a local file between two sandboxes",
+            Self::Sides => {
+                "write the path in the sandbox as SANDBOX:/path, and go through a local file between two sandboxes"
+            }
             Self::Directory { .. } => "only a file can be copied to stdout",
             _ => return None,
         };

@@ -55,10 +55,16 @@ pub(super) async fn copy(
         | (Place::Inside { .. }, Place::Inside { .. }) => return Err(CopyError::Sides.into()),
     };
     if !tally.left_out.is_empty() {
-        return Err(CopyError::LeftOut { copied: tally.entries, left_out: tally.left_out }.into());
+        return Err(CopyError::LeftOut {
+            copied: tally.entries,
+            left_out: tally.left_out,
+        }
+        .into());
     }
     if printer.json() && !to_stdout {
-        printer.document(&Copied { entries: tally.entries })?;
+        printer.document(&Copied {
+            entries: tally.entries,
+        })?;
     }
     Ok(())
 }

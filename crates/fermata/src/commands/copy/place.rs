@@ -21,10 +21,12 @@ impl Place {
             return Self::Stream;
         }
         match text.split_once(':') {
-            Some((sandbox, path)) if !sandbox.is_empty() && !sandbox.contains('/') => Self::Inside {
-                sandbox: sandbox.to_owned(),
-                path: absolute(path),
-            },
+            Some((sandbox, path)) if !sandbox.is_empty() && !sandbox.contains('/') => {
+                Self::Inside {
+                    sandbox: sandbox.to_owned(),
+                    path: absolute(path),
+                }
+            }
             _ => Self::Local(PathBuf::from(text)),
         }
     }
@@ -51,7 +53,10 @@ pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 /// The last part of a path; `None` for the root and for paths that end in `..`.
 pub(super) fn base_name(path: &[u8]) -> Option<&[u8]> {
     let end = path.iter().rposition(|byte| *byte != b'/')? + 1;
-    let start = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let start = path[..end]
+        .iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(0, |slash| slash + 1);
     let name = &path[start..end];
     is_plain_name(name).then_some(name)
 }
@@ -72,7 +77,10 @@ mod tests {
 
     #[test]
     fn a_colon_after_a_plain_word_names_a_sandbox() {
-        let inside = |sandbox: &str, path: &[u8]| Place::Inside { sandbox: sandbox.to_owned(), path: path.to_vec() };
+        let inside = |sandbox: &str, path: &[u8]| Place::Inside {
+            sandbox: sandbox.to_owned(),
+            path: path.to_vec(),
+        };
         assert_eq!(Place::parse("abc:/a:b"), inside("abc", b"/a:b"));
         assert_eq!(Place::parse("abc:x"), inside("abc", b"/x"));
         assert_eq!(Place::parse("abc:"), inside("abc", b"/"));

@@ -32,8 +32,11 @@ pub(super) async fn tree(
     let into = to.ends_with(b"/") || existing.is_some_and(|file| file.kind == FileKind::Directory);
     let to = if into {
         let resolved = fs::canonicalize(from).map_err(failed("find", from))?;
-        let name = base_name(from.as_os_str().as_bytes()).or_else(|| base_name(resolved.as_os_str().as_bytes()));
-        let name = name.ok_or_else(|| CopyError::Nameless { path: from.display().to_string() })?;
+        let name = base_name(from.as_os_str().as_bytes())
+            .or_else(|| base_name(resolved.as_os_str().as_bytes()));
+        let name = name.ok_or_else(|| CopyError::Nameless {
+            path: from.display().to_string(),
+        })?;
         join(&to, name)
     } else {
         to
@@ -65,15 +68,29 @@ fn children(from: &Path, to: &[u8]) -> Result<Vec<(PathBuf, Vec<u8>, Metadata)>,
     for entry in fs::read_dir(from).map_err(failed("list", from))? {
         let entry = entry.map_err(failed("list", from))?;
         let metadata = entry.metadata().map_err(failed("read", &entry.path()))?;
-        children.push((entry.path(), join(to, entry.file_name().as_bytes()), metadata));
+        children.push((
+            entry.path(),
+            join(to, entry.file_name().as_bytes()),
+            metadata,
+        ));
     }
     Ok(children)
 }
 
-async fn file(client: &Client, id: &SandboxId, from: &Path, to: &[u8], mode: u32) -> Result<(), Failure> {
-    let content = tokio::fs::File::open(from).await.map_err(failed("open", from))?;
+async fn file(
+    client: &Client,
+    id: &SandboxId,
+    from: &Path,
+    to: &[u8],
+    mode: u32,
+) -> Result<(), Failure> {
+    let content = tokio::fs::File::open(from)
+        .await
+        .map_err(failed("open", from))?;
     let content = ReaderStream::with_capacity(content, PIECE_BYTES);
-    client.write_file(id, to, mode, Body::wrap_stream(content)).await?;
+    client
+        .write_file(id, to, mode, Body::wrap_stream(content))
+        .await?;
     Ok(())
 }
 
@@ -81,7 +98,8 @@ async fn file(client: &Client, id: &SandboxId, from: &Path, to: &[u8], mode: u32
 async fn link(client: &Client, id: &SandboxId, from: &Path, to: &[u8]) -> Result<(), Failure> {
     let target = fs::read_link(from).map_err(failed("read", from))?;
     let text = |bytes: &[u8]| {
-        String::from_utf8(bytes.to_vec()).map_err(|_not_utf8| CopyError::Nameless { path: shown(bytes) })
+        String::from_utf8(bytes.to_vec())
+            .map_err(|_not_utf8| CopyError::Nameless { path: shown(bytes) })
     };
     let argv = vec![
         "ln".to_owned(),
@@ -90,22 +108,38 @@ async fn link(client: &Client, id: &SandboxId, from: &Path, to: &[u8]) -> Result
         text(target.as_os_str().as_bytes())?,
         text(to)?,
     ];
-    let process = StartProcess { argv, ..StartProcess::default() };
+    let process = StartProcess {
+        argv,
+        ..StartProcess::default()
+    };
     let pid = client.start(id, &process).await?;
     match client.wait(id, pid, LINK_WAIT_MS).await?.exit_code {
         Some(0) => Ok(()),
-        code => Err(CopyError::Link { path: shown(to), code: code.unwrap_or(-1) }.into()),
+        code => Err(CopyError::Link {
+            path: shown(to),
+            code: code.unwrap_or(-1),
+        }
+        .into()),
     }
 }
 
 /// Copies stdin into a file.
 pub(super) async fn stdin(client: &Client, id: &SandboxId, to: &[u8]) -> Result<Tally, Failure> {
     let content = ReaderStream::with_capacity(tokio::io::stdin(), PIECE_BYTES);
-    client.write_file(id, to, 0o644, Body::wrap_stream(content)).await?;
-    Ok(Tally { entries: 1, ..Tally::default() })
+    client
+        .write_file(id, to, 0o644, Body::wrap_stream(content))
+        .await?;
+    Ok(Tally {
+        entries: 1,
+        ..Tally::default()
+    })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CopyError {
     let path = path.to_owned();
-    move |source| CopyError::Local { action, path, source }
+    move |source| CopyError::Local {
+        action,
+        path,
+        source,
+    }
 }

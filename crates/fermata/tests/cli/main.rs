@@ -1,0 +1,8 @@
+//! The real program as a black box: what needs no running server.
+
+mod arguments;
+mod configuration;
+mod doctor;
+mod environment;
+mod fermata;
+mod remote;

@@ -137,7 +137,7 @@ pub trait UpperDriver: fmt::Debug + Send + Sync + 'static {
     /// forgotten, so that the layer below shows through.
     fn clone_snapshot(&self, source: &SnapshotId, id: &UpperId) -> Result<Upper>;
 
-    /// Forgets an upper or a snapshot. The clones of a snapshot stay whole.
+    /// Forgets an upper or a snapshot. The clones of a snapshot stay whole. Space may come back only seconds later.
     fn delete(&self, item: &Item) -> Result<()>;
 
     /// What is there.

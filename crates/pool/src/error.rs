@@ -92,6 +92,12 @@ pub enum PoolError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A name that `mkfs.erofs` would cut short.
+    #[error("a layer cannot hold the name of {path}: it is longer than 254 bytes")]
+    NameTooLong {
+        /// Which file.
+        path: PathBuf,
+    },
     /// The wanted driver cannot work here.
     #[error("the {driver} driver cannot be used here: {reason}")]
     DriverUnavailable {

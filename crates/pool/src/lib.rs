@@ -15,8 +15,9 @@
 //!     extra_certificates: Vec::new(),
 //! })?;
 //! let base = pool.base_image(&mut |_line| {})?;
-//! let lower = pool.mount_lower(pool.system_layers(), &[base.layer])?;
-//! let upper = pool.uppers().create(&"sandbox-1".parse()?)?;
+//! let image = [base.layer];
+//! let lower = pool.mount_lower(pool.system_layers(), &image)?;
+//! let upper = pool.create_upper(&"sandbox-1".parse()?, &image)?;
 //! // … mount overlayfs with `lower` and `upper`, run, then:
 //! pool.uppers().flush(&"sandbox-1".parse()?)?;
 //! // freeze

@@ -23,7 +23,7 @@ use crate::id::{Digest, SnapshotId, UpperId};
 use crate::layer::LayerStore;
 use crate::recipe::Recipes;
 use crate::system::SystemLayers;
-use crate::{PoolError, Result, durable, mount};
+use crate::{PoolError, Result, durable, mount, tree};
 
 /// Which driver to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,6 +122,23 @@ impl Pool {
     #[must_use]
     pub fn uppers(&self) -> &dyn UpperDriver {
         &*self.driver
+    }
+
+    /// Makes an empty upper for an image. The upper's own directory is what overlayfs shows as `/`, so it gets mode, owner
+    /// and times of the image's uppermost layer (the first).
+    pub fn create_upper(&self, id: &UpperId, image: &[Digest]) -> Result<Upper> {
+        let top = image
+            .first()
+            .map(|digest| self.layers.mount(digest))
+            .transpose()?;
+        let upper = self.driver.create(id)?;
+        if let Some(top) = top
+            && let Err(error) = tree::copy_root_metadata(&top, &upper.upper)
+        {
+            self.driver.delete(&id.clone().into())?;
+            return Err(error);
+        }
+        Ok(upper)
     }
 
     /// Which driver it is.

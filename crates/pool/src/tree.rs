@@ -47,8 +47,30 @@ pub(crate) fn copy(source: &Path, target: &Path) -> Result<()> {
             let path = source.join(std::ffi::OsStr::from_bytes(&copying.path));
             PoolError::file("copy", &path)(errno)
         })?;
-    copy_metadata(CWD, &c_string(source)?, CWD, &c_string(target)?, &found)
-        .map_err(PoolError::file("copy", target))
+    copy_metadata(
+        CWD,
+        &c_string(source)?,
+        CWD,
+        &c_string(target)?,
+        &found,
+        &|_name| true,
+    )
+    .map_err(PoolError::file("copy", target))
+}
+
+/// Gives the directory `target` what the root of a layer says of itself; what overlayfs noted about that layer stays there.
+pub(crate) fn copy_root_metadata(layer: &Path, target: &Path) -> Result<()> {
+    let found = statat(CWD, layer, AtFlags::empty()).map_err(PoolError::file("look at", layer))?;
+    let is_own = |name: &[u8]| !name.starts_with(b"trusted.overlay.");
+    copy_metadata(
+        CWD,
+        &c_string(layer)?,
+        CWD,
+        &c_string(target)?,
+        &found,
+        &is_own,
+    )
+    .map_err(PoolError::file("set metadata of", target))
 }
 
 /// What the tree takes; hard links count once.
@@ -79,6 +101,27 @@ pub(crate) fn usage(root: &Path) -> Result<Usage> {
         }
     }
     Ok(usage)
+}
+
+/// Some name in the tree with more bytes than that.
+pub(crate) fn find_name_longer_than(root: &Path, limit: usize) -> Result<Option<PathBuf>> {
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).map_err(PoolError::file("list", &directory))? {
+            let entry = entry.map_err(PoolError::file("list", &directory))?;
+            if entry.file_name().len() > limit {
+                return Ok(Some(entry.path()));
+            }
+            if entry
+                .file_type()
+                .map_err(PoolError::file("list", &directory))?
+                .is_dir()
+            {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(None)
 }
 
 struct Copying<'a> {
@@ -132,7 +175,7 @@ impl Copying<'_> {
             _ => mknodat(to, name, kind, Mode::RUSR, found.st_rdev)?,
         }
         // After the children: a default ACL would be inherited by them, and they would change the times.
-        copy_metadata(from, name, to, name, &found)
+        copy_metadata(from, name, to, name, &found, &|_name| true)
     }
 
     fn content(
@@ -198,6 +241,7 @@ fn copy_metadata(
     to: impl AsFd,
     to_name: &CStr,
     found: &Stat,
+    wanted: &dyn Fn(&[u8]) -> bool,
 ) -> SystemResult<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     let owner = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
@@ -216,7 +260,11 @@ fn copy_metadata(
             AtFlags::empty(),
         )?;
     }
-    copy_attributes(&through_proc(from, from_name), &through_proc(to, to_name))?;
+    copy_attributes(
+        &through_proc(from, from_name),
+        &through_proc(to, to_name),
+        wanted,
+    )?;
     let times = Timestamps {
         last_access: Timespec {
             tv_sec: found.st_atime,
@@ -230,7 +278,7 @@ fn copy_metadata(
     utimensat(to, to_name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn copy_attributes(from: &Path, to: &Path) -> SystemResult<()> {
+fn copy_attributes(from: &Path, to: &Path, wanted: &dyn Fn(&[u8]) -> bool) -> SystemResult<()> {
     let names = match read_grown(|buffer| llistxattr(from, buffer)) {
         Ok(names) => names,
         Err(Errno::NOTSUP) => return Ok(()),
@@ -238,7 +286,7 @@ fn copy_attributes(from: &Path, to: &Path) -> SystemResult<()> {
     };
     for name in names
         .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
+        .filter(|name| !name.is_empty() && wanted(name))
     {
         let value = read_grown(|buffer| lgetxattr(from, name, buffer))?;
         lsetxattr(to, name, &value, XattrFlags::empty())?;

@@ -28,6 +28,7 @@ struct VolumeArguments {
 
 const _: () = assert!(size_of::<VolumeArguments>() == 4096, "the kernel's structure is one page");
 
+const SYNC: ioctl::Opcode = ioctl::opcode::none(MAGIC, 8);
 const SNAP_CREATE_V2: ioctl::Opcode = ioctl::opcode::write::<VolumeArguments>(MAGIC, 23);
 const SUBVOL_CREATE_V2: ioctl::Opcode = ioctl::opcode::write::<VolumeArguments>(MAGIC, 24);
 const SNAP_DESTROY_V2: ioctl::Opcode = ioctl::opcode::write::<VolumeArguments>(MAGIC, 63);
@@ -52,6 +53,16 @@ pub fn snapshot_subvolume(
 /// Removes the subvolume `name` from the directory `parent` with everything in it; its space is freed in the background.
 pub fn delete_subvolume(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     call::<SNAP_DESTROY_V2>(parent, arguments(name, 0, 0)?)
+}
+
+/// Writes out all dirty data of the filesystem that `any` is on, commits, and wakes the cleaner, which frees the space of
+/// deleted subvolumes; syncfs(2) does not do the last.
+pub fn sync(any: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: BTRFS_IOC_SYNC takes no argument.
+    let call = unsafe { ioctl::NoArg::<SYNC>::new() };
+    // SAFETY: as above; descriptors of another kind give ENOTTY.
+    unsafe { ioctl::ioctl(any, call) }?;
+    Ok(())
 }
 
 fn arguments(name: &OsStr, fd: i64, flags: u64) -> io::Result<VolumeArguments> {
@@ -81,6 +92,7 @@ mod tests {
 
     #[test]
     fn opcodes_are_those_of_the_kernel_header() {
+        assert_eq!(SYNC, 0x9408);
         assert_eq!(SNAP_CREATE_V2, 0x5000_9417);
         assert_eq!(SUBVOL_CREATE_V2, 0x5000_9418);
         assert_eq!(SNAP_DESTROY_V2, 0x5000_943f);

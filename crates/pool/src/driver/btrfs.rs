@@ -7,7 +7,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fermata_sys::btrfs;
-use rustix::fs::syncfs;
 use rustix::io::Errno;
 
 use super::{Contents, DriverKind, Item, Layout, Upper, UpperDriver, Usage, prepare};
@@ -114,7 +113,7 @@ impl UpperDriver for BtrfsDriver {
         let directory = open_directory(&path)?;
         for _ in 0..FLUSH_PASSES {
             let start = Instant::now();
-            syncfs(&directory).map_err(PoolError::file("flush", &path))?;
+            btrfs::sync(directory.as_fd()).map_err(PoolError::file("flush", &path))?;
             if start.elapsed() < SHORT_FLUSH {
                 break;
             }
@@ -135,7 +134,12 @@ fn delete_subvolume(parent: &Path, name: &OsStr) -> Result<()> {
     let path = parent.join(name);
     match btrfs::delete_subvolume(open_directory(parent)?.as_fd(), name) {
         // An ordinary directory or file, which no driver makes but a hand may.
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+        Err(error)
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::INVAL | Errno::NOTDIR)
+            ) =>
+        {
             durable::remove(&path)
         }
         result => result.map_err(PoolError::file("delete subvolume", &path)),

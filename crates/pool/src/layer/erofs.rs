@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::{PoolError, Result, program};
+use crate::{PoolError, Result, program, tree};
 
 /// Where the superblock is (`EROFS_SUPER_OFFSET`).
 const SUPERBLOCK: usize = 1024;
@@ -22,41 +22,44 @@ const AT_MAGIC: usize = 0;
 const AT_CHECKSUM: usize = 4;
 const AT_COMPATIBLE_FEATURES: usize = 8;
 const AT_BLOCK_BITS: usize = 12;
+/// Seconds, then nanoseconds.
+const AT_BUILD_TIME: usize = 24;
 const AT_BLOCKS: usize = 36;
 const AT_UUID: usize = 48;
 
+/// mkfs.erofs 1.5 keeps 254 bytes of a name; the rest is lost without a word if such a file exists as well.
+const LONGEST_NAME: usize = 254;
+
 /// Makes `image` from the tree at `source` with every time, owner, attribute and hard link. Equal trees give equal files.
 pub(super) fn make(source: &Path, image: &Path) -> Result<()> {
+    if let Some(path) = tree::find_name_longer_than(source, LONGEST_NAME)? {
+        return Err(PoolError::NameTooLong { path });
+    }
     let mut command = Command::new("mkfs.erofs");
-    // -T only for the superblock: --preserve-mtime after it keeps each file's own. Extended inodes have room for 32-bit
-    // owners and nanoseconds.
-    command.args([
-        "--quiet",
-        "-T0",
-        "--preserve-mtime",
-        "-Eforce-inode-extended",
-    ]);
+    // Extended inodes have room for a time of their own, with nanoseconds, and for 32-bit owners.
+    command.args(["--quiet", "--preserve-mtime", "-Eforce-inode-extended"]);
     command
         .args(["-U", "00000000-0000-0000-0000-000000000000"])
         .arg(image)
         .arg(source);
     program::run("mkfs.erofs", &mut command)?;
-    name_by_content(image)
+    seal(image)
 }
 
-/// Gives the image an UUID that is its own. overlayfs finds the origin of a copied-up file, and with it a lasting inode number,
+/// Takes out the time of the build, which no inode refers to, and gives the image an UUID that is its own. overlayfs finds the origin of a copied-up file, and with it a lasting inode number,
 /// by the UUID of the lower filesystem; layers that shared one would lose that (`ovl_lower_uuid_ok` in the kernel).
-fn name_by_content(image: &Path) -> Result<()> {
+fn seal(image: &Path) -> Result<()> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .open(image)
         .map_err(PoolError::file("open", image))?;
-    let digest = hash(&file, image)?;
     let mut superblock = Superblock::read(&file, image)?;
+    superblock.clear_build_time();
+    superblock.write(&file, image)?;
+    let digest = hash(&file, image)?;
     superblock.set_uuid(&digest);
-    file.write_all_at(&superblock.0, SUPERBLOCK as u64)
-        .map_err(PoolError::file("write", image))?;
+    superblock.write(&file, image)?;
     file.sync_all().map_err(PoolError::file("sync", image))
 }
 
@@ -115,6 +118,16 @@ impl Superblock {
         Ok(block)
     }
 
+    fn write(&self, file: &File, path: &Path) -> Result<()> {
+        file.write_all_at(&self.0, SUPERBLOCK as u64)
+            .map_err(PoolError::file("write", path))
+    }
+
+    fn clear_build_time(&mut self) {
+        self.0[AT_BUILD_TIME..AT_BUILD_TIME + 12].fill(0);
+        self.update_checksum();
+    }
+
     fn set_uuid(&mut self, digest: &blake3::Hash) {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&digest.as_bytes()[..16]);
@@ -122,6 +135,10 @@ impl Superblock {
         uuid[6] = uuid[6] & 0x0f | 0x80;
         uuid[8] = uuid[8] & 0x3f | 0x80;
         self.0[AT_UUID..AT_UUID + 16].copy_from_slice(&uuid);
+        self.update_checksum();
+    }
+
+    fn update_checksum(&mut self) {
         if self.has_checksum() {
             let checksum = self.checksum().to_le_bytes();
             self.0[AT_CHECKSUM..AT_CHECKSUM + 4].copy_from_slice(&checksum);

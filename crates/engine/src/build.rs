@@ -258,17 +258,26 @@ async fn run_step(
         relay(handle, pid, Stream::Stderr, events),
     );
     relayed.map_err(runtime("read the output of a build step in", sandbox))?;
-    let state = handle
-        .agent
-        .wait(pid, Duration::ZERO)
+    let exit_code = exit_code_of(handle, pid)
         .await
         .map_err(runtime("end a build step in", sandbox))?;
-    if state.exit_code != 0 {
+    if exit_code != 0 {
         return Err(BuildError::Step {
-            message: format!("`{shown}` ended with exit code {}", state.exit_code),
+            message: format!("`{shown}` ended with exit code {exit_code}"),
         });
     }
     Ok(())
+}
+
+/// The end of a process's output is not its end: its exit code comes a moment later, or much later when it closed its output.
+async fn exit_code_of(handle: &Handle, pid: i32) -> Result<i32, RuntimeError> {
+    const WAIT: Duration = Duration::from_secs(30);
+    loop {
+        let state = handle.agent.wait(pid, WAIT).await?;
+        if !state.running {
+            return Ok(state.exit_code);
+        }
+    }
 }
 
 /// Passes one stream on until the process has ended and all it wrote is passed on.

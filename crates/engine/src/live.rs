@@ -126,6 +126,10 @@ impl Inner {
             return Ok(false);
         };
         self.records.set_sandbox_state(&live.id, &next).await?;
+        if next.is_final() {
+            // Before anybody who waits for the end is told: what they do next must not find it alive.
+            lock(&self.live).remove(&live.id);
+        }
         live.state.send_replace(next);
         Ok(true)
     }

@@ -20,7 +20,7 @@ pub struct SeccompError(#[from] seccompiler::BackendError);
 ///
 /// # Errors
 /// [`SeccompError`]
-pub fn default_profile() -> Result<Vec<Vec<u64>>, SeccompError> {
+pub(crate) fn default_profile() -> Result<Vec<Vec<u64>>, SeccompError> {
     Ok(vec![pack(&allow_list()?), pack(&unavailable()?)])
 }
 

@@ -66,6 +66,8 @@ pub struct StartRequest {
     pub open_stdin: bool,
     /// Repeats of the same id start one process.
     pub request_id: String,
+    /// How much of each stream is kept for readers; 0 for the agent's default.
+    pub output_buffer_bytes: u64,
 }
 
 /// Where to read output from.
@@ -133,7 +135,7 @@ impl AgentClient {
             terminal: request.terminal,
             open_stdin: request.open_stdin,
             request_id: request.request_id,
-            output_buffer_bytes: 0,
+            output_buffer_bytes: request.output_buffer_bytes,
         });
         answer!(self.call(call, repeat), ProcessStarted).map(|started| started.pid)
     }

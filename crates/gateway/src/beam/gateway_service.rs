@@ -8,8 +8,8 @@ use super::wire::gateway::{
     AuthorizeRequest, AuthorizeResponse, CheckpointContainerRequest, CheckpointContainerResponse,
     ContainerStreamMessage, ExportWorkspaceConfigRequest, ExportWorkspaceConfigResponse,
     GetOrCreateStubRequest, GetOrCreateStubResponse, HeadObjectRequest, HeadObjectResponse,
-    ListContainersRequest, ListContainersResponse, PutObjectRequest, PutObjectResponse,
-    StopContainerRequest, StopContainerResponse,
+    ListContainersRequest, ListContainersResponse, ListDeploymentsRequest, ListDeploymentsResponse,
+    PutObjectRequest, PutObjectResponse, StopContainerRequest, StopContainerResponse,
 };
 use super::{Beam, WORKSPACE_ID, attach, lifecycle, object};
 
@@ -81,6 +81,17 @@ impl GatewayService for Beam {
         attach::attach(self, request.into_inner())
             .await
             .map(Response::new)
+    }
+
+    /// `beam status` asks. Nothing can be deployed, so nothing is.
+    async fn list_deployments(
+        &self,
+        _request: Request<ListDeploymentsRequest>,
+    ) -> Result<Response<ListDeploymentsResponse>, Status> {
+        Ok(Response::new(ListDeploymentsResponse {
+            ok: true,
+            ..Default::default()
+        }))
     }
 
     async fn export_workspace_config(

@@ -10,11 +10,13 @@ use super::{Beam, wire::pod};
 
 /// The agent's name for this reader.
 const CURSOR: &str = "beam";
-/// Each invalid byte becomes a replacement character of three, and the client takes 16 MiB.
-const MAX_BYTES: u64 = 4 << 20;
+/// The client takes each line off the front of an answer by copying the rest: answers of megabytes would cost it minutes.
+const MAX_BYTES: u64 = 64 << 10;
+/// Of each stream of an ended process, at once.
+const WHOLE_BYTES: u64 = 2 << 20;
 const _: () = assert!(
-    MAX_BYTES * 3 < super::MAX_ANSWER_BYTES,
-    "the client would refuse the answer"
+    2 * WHOLE_BYTES * 3 < super::MAX_ANSWER_BYTES,
+    "each invalid byte becomes a replacement character of three, and the client must take the answer"
 );
 
 pub(super) async fn stdout(
@@ -86,13 +88,12 @@ pub(super) async fn whole(
         .into_iter()
         .zip(&mut streams)
     {
-        // Two streams, three bytes for one: half of one answer's bound each.
         let chunk = agent
             .read_output(
                 pid,
                 stream,
                 OutputFrom::Offset(0),
-                MAX_BYTES / 2,
+                WHOLE_BYTES,
                 Duration::ZERO,
             )
             .await?;

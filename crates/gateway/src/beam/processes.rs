@@ -14,6 +14,8 @@ use super::{Beam, command, lifecycle, output};
 pub(super) const WORKSPACE: &str = "/workspace";
 /// How long a call that wants to wait is held.
 const LONGEST_WAIT: Duration = Duration::from_millis(750);
+/// The client has no way to slow a process down, so much must wait for it while it reads line by line.
+const OUTPUT_BUFFER_BYTES: u64 = 32 << 20;
 const SIGKILL: i32 = 9;
 /// Says "not ended"; the client takes 0, also when left out, for success.
 const RUNNING: i32 = -1;
@@ -45,6 +47,7 @@ pub(super) async fn exec(
             working_directory: working_directory.as_bytes().to_vec(),
             environment: command::environment(&handle.environment, &identity, &request.env)?,
             request_id,
+            output_buffer_bytes: OUTPUT_BUFFER_BYTES,
             ..StartRequest::default()
         })
         .await?;

@@ -60,6 +60,7 @@ fn start_request(handle: &Handle, request: StartProcess) -> StartRequest {
         terminal: request.tty.map(terminal),
         open_stdin: request.stdin,
         request_id: request.request_id,
+        ..StartRequest::default()
     }
 }
 

@@ -1,4 +1,5 @@
 //! The real program as a black box: what needs no running server.
+#![cfg(test)]
 
 mod arguments;
 mod configuration;

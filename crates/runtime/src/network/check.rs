@@ -40,10 +40,26 @@ pub fn check(fallback_name_servers: &[String]) -> Vec<Finding> {
         "no name server of this host can be reached from a sandbox; name one in the server's configuration".to_owned()
     });
     vec![
-        Finding { subject: "packet filter (nft)", fatal: firewall.is_some(), problem: firewall },
-        Finding { subject: "forwarding between networks", fatal: false, problem: forwarding },
-        Finding { subject: "other packet filters", fatal: false, problem: foreign },
-        Finding { subject: "name servers for sandboxes", fatal: false, problem: names },
+        Finding {
+            subject: "packet filter (nft)",
+            fatal: firewall.is_some(),
+            problem: firewall,
+        },
+        Finding {
+            subject: "forwarding between networks",
+            fatal: false,
+            problem: forwarding,
+        },
+        Finding {
+            subject: "other packet filters",
+            fatal: false,
+            problem: foreign,
+        },
+        Finding {
+            subject: "name servers for sandboxes",
+            fatal: false,
+            problem: names,
+        },
     ]
 }
 
@@ -56,14 +72,24 @@ fn rule_set() -> Result<Value, String> {
         .map_err(|error| format!("the program nft cannot be run ({error}); install nftables"))?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("nft failed: {}; root and a kernel with nf_tables are needed", reason.trim()));
+        return Err(format!(
+            "nft failed: {}; root and a kernel with nf_tables are needed",
+            reason.trim()
+        ));
     }
-    serde_json::from_slice(&output.stdout).map_err(|error| format!("nft gave no JSON ({error}); a newer one is needed"))
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("nft gave no JSON ({error}); a newer one is needed"))
 }
 
 /// Names of the base chains that drop what no rule accepts on its way through the host.
 fn dropping_forward_chains(rules: &Value) -> Vec<String> {
-    let field = |chain: &Value, name: &str| chain.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let field = |chain: &Value, name: &str| {
+        chain
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     rules
         .get("nftables")
         .and_then(Value::as_array)
@@ -75,7 +101,14 @@ fn dropping_forward_chains(rules: &Value) -> Vec<String> {
                 && field(chain, "policy") == "drop"
                 && ["ip", "inet"].contains(&field(chain, "family").as_str())
         })
-        .map(|chain| format!("{} {} {}", field(chain, "family"), field(chain, "table"), field(chain, "name")))
+        .map(|chain| {
+            format!(
+                "{} {} {}",
+                field(chain, "family"),
+                field(chain, "table"),
+                field(chain, "name")
+            )
+        })
         .collect()
 }
 

@@ -140,8 +140,22 @@ mod tests {
     #[test]
     fn anything_else_is_refused_by_name() {
         for text in [
-            "", "/", "10.0.0.0/", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/+8", "10.0.0.0/-1", "10.0.0.0/8/8",
-            " 10.0.0.0/8", "example.com", "10.0.0.0/8 drop", "10.0.0.0/256", "010.0.0.1", "::ffff", "10.0.0.1}",
+            "",
+            "/",
+            "10.0.0.0/",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "10.0.0.0/+8",
+            "10.0.0.0/-1",
+            "10.0.0.0/8/8",
+            " 10.0.0.0/8",
+            "example.com",
+            "10.0.0.0/8 drop",
+            "10.0.0.0/256",
+            "010.0.0.1",
+            ":ffff",
+            "10.0.0.1}",
         ] {
             match text.parse::<Cidr>().unwrap_err() {
                 RuntimeError::InvalidNetwork { network } => assert_eq!(network, text),
@@ -153,12 +167,21 @@ mod tests {
     #[test]
     fn a_network_inside_another_is_left_out() {
         let networks: Vec<Cidr> = [
-            "10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8", "11.0.0.0/32", "10.255.0.0/16", "2001:db8::/32", "11.0.0.1",
+            "10.1.0.0/16",
+            "10.0.0.0/8",
+            "10.0.0.0/8",
+            "11.0.0.0/32",
+            "10.255.0.0/16",
+            "2001:db8::/32",
+            "11.0.0.1",
         ]
         .iter()
         .map(|text| text.parse().unwrap())
         .collect();
-        let shown: Vec<String> = disjoint_ipv4(&networks).iter().map(Cidr::to_string).collect();
+        let shown: Vec<String> = disjoint_ipv4(&networks)
+            .iter()
+            .map(Cidr::to_string)
+            .collect();
         assert_eq!(shown, ["10.0.0.0/8", "11.0.0.0/32", "11.0.0.1/32"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::netlink::{Message, Socket, find_attribute};
+use super::netlink::{IPV4, Message, Socket, find_attribute};
 
 // linux/netfilter/nfnetlink_conntrack.h
 const SUBSYSTEM: u16 = 1 << 8;
@@ -20,7 +20,7 @@ const FILTER_REPLY: u16 = 2;
 const SOURCE_ONLY: u32 = 1;
 
 /// `struct nfgenmsg`
-const BODY: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+const BODY: [u8; 4] = [IPV4, 0, 0, 0];
 
 /// Removes the connections that these addresses opened from the table of the calling thread's namespace.
 pub(super) fn forget(addresses: impl IntoIterator<Item = Ipv4Addr>) -> io::Result<()> {
@@ -42,7 +42,9 @@ pub(super) fn forget(addresses: impl IntoIterator<Item = Ipv4Addr>) -> io::Resul
 fn opened_by(socket: &mut Socket, address: Ipv4Addr) -> io::Result<Vec<Vec<u8>>> {
     let list = Message::new(GET, 0, &BODY)
         .nest(TUPLE_ORIGINAL, &[], |tuple| {
-            tuple.nest(TUPLE_ADDRESSES, &[], |addresses| addresses.attribute(ADDRESS_SOURCE, &address.octets()))
+            tuple.nest(TUPLE_ADDRESSES, &[], |addresses| {
+                addresses.attribute(ADDRESS_SOURCE, &address.octets())
+            })
         })
         .nest(FILTER, &[], |filter| {
             filter
@@ -51,7 +53,9 @@ fn opened_by(socket: &mut Socket, address: Ipv4Addr) -> io::Result<Vec<Vec<u8>>>
         });
     let mut tuples = Vec::new();
     socket.dump(list, |_, body| {
-        let tuple = body.get(BODY.len()..).and_then(|attributes| find_attribute(attributes, TUPLE_ORIGINAL));
+        let tuple = body
+            .get(BODY.len()..)
+            .and_then(|attributes| find_attribute(attributes, TUPLE_ORIGINAL));
         tuples.extend(tuple.map(<[u8]>::to_vec));
     })?;
     Ok(tuples)

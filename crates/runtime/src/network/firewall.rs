@@ -27,7 +27,13 @@ use crate::RuntimeError;
 
 /// Never reachable. Metadata services give out credentials: of most clouds (link-local, so all of it), and of Alibaba. The
 /// rest has no meaning outside one host. IPv6 is dropped as a whole.
-const ALWAYS_REFUSED: [&str; 5] = ["169.254.0.0/16", "100.100.100.200", "0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"];
+const ALWAYS_REFUSED: [&str; 5] = [
+    "169.254.0.0/16",
+    "100.100.100.200",
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "224.0.0.0/3",
+];
 
 /// Connections that one sandbox may have open through the host, whose table of them all share: 262,144 by default.
 const CONNECTION_LIMIT: u32 = 16_384;
@@ -100,9 +106,14 @@ table inet {table} {{
     }
 
     fn all_refused(&self) -> Vec<Cidr> {
-        let always = ALWAYS_REFUSED.iter().filter_map(|network| network.parse().ok());
+        let always = ALWAYS_REFUSED
+            .iter()
+            .filter_map(|network| network.parse().ok());
         let inside = Cidr::new(INSIDE_ADDRESS.into(), INSIDE_PREFIX);
-        always.chain([inside]).chain(self.refused.iter().copied()).collect()
+        always
+            .chain([inside])
+            .chain(self.refused.iter().copied())
+            .collect()
     }
 
     /// Puts a slot's policy in force, whatever was before, in one transaction.
@@ -114,7 +125,10 @@ table inet {table} {{
         };
         let table = self.instance.table();
         let mut text = self.anchor(slot);
-        for (direction, accepted, end) in [("outbound", outbound, "goto refuse"), ("inbound", inbound, "drop")] {
+        for (direction, accepted, end) in [
+            ("outbound", outbound, "goto refuse"),
+            ("inbound", inbound, "drop"),
+        ] {
             let chain = format!("inet {table} {direction}_{slot}");
             _ = writeln!(text, "flush chain {chain}");
             for rule in accepted.lines().chain([end]) {
@@ -136,8 +150,14 @@ table inet {table} {{
         if !self.name_servers.is_empty() {
             let servers: Vec<Cidr> = self.name_servers.iter().copied().map(Cidr::from).collect();
             let servers = list(&disjoint_ipv4(&servers));
-            _ = writeln!(outbound, "ip daddr {servers} meta l4proto {{ tcp, udp }} th dport 53 accept");
-            _ = writeln!(inbound, "ip saddr {servers} meta l4proto {{ tcp, udp }} th sport 53 accept");
+            _ = writeln!(
+                outbound,
+                "ip daddr {servers} meta l4proto {{ tcp, udp }} th dport 53 accept"
+            );
+            _ = writeln!(
+                inbound,
+                "ip saddr {servers} meta l4proto {{ tcp, udp }} th sport 53 accept"
+            );
         }
         // What a router on the way has to say of an allowed connection, such as that packets are too long.
         inbound.push_str("ct state related meta l4proto icmp accept\n");
@@ -214,7 +234,10 @@ impl Nft {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|source| RuntimeError::Spawn { program: "nft", source })?;
+            .map_err(|source| RuntimeError::Spawn {
+                program: "nft",
+                source,
+            })?;
         if let Some(mut stdin) = child.stdin.take() {
             // It reads all of its input before it says anything, so this cannot block for good; and when it has died early,
             // its exit code and its words tell more than the broken pipe.
@@ -227,7 +250,10 @@ impl Nft {
         let output = self
             .child
             .wait_with_output()
-            .map_err(|source| RuntimeError::Spawn { program: "nft", source })?;
+            .map_err(|source| RuntimeError::Spawn {
+                program: "nft",
+                source,
+            })?;
         if output.status.success() {
             return Ok(());
         }

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::INTERFACE_PREFIX;
 use super::cidr::Cidr;
 use super::namespace::file;
-use super::INTERFACE_PREFIX;
 use crate::RuntimeError;
 
 /// How many there can be; a power of two, that many parts the transfer range is cut into.
@@ -33,16 +33,23 @@ pub(super) struct Instance {
 
 impl Instance {
     /// The number that `run_directory` has already, or a free one.
-    pub(super) fn claim(claims: &Path, run_directory: &Path, ranges: Cidr) -> Result<Self, RuntimeError> {
+    pub(super) fn claim(
+        claims: &Path,
+        run_directory: &Path,
+        ranges: Cidr,
+    ) -> Result<Self, RuntimeError> {
         std::fs::create_dir_all(claims).map_err(file("make", claims))?;
-        let run_directory = run_directory.canonicalize().map_err(file("resolve", run_directory))?;
+        let run_directory = run_directory
+            .canonicalize()
+            .map_err(file("resolve", run_directory))?;
         let mut wanted = boot_id()?;
         wanted.extend_from_slice(run_directory.as_os_str().as_bytes());
 
         // Held while looking and claiming: two daemons that start at once must not take the same.
         let lock_path = claims.join("lock");
         let lock = open(&lock_path)?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|errno| file("lock", &lock_path)(errno.into()))?;
+        flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|errno| file("lock", &lock_path)(errno.into()))?;
 
         let mut free = None;
         for number in 0..INSTANCES {
@@ -65,7 +72,8 @@ impl Instance {
                 free = Some((number, path, claim));
             }
         }
-        let (number, path, mut claim) = free.ok_or(RuntimeError::NoFreeInstance { limit: INSTANCES })?;
+        let (number, path, mut claim) =
+            free.ok_or(RuntimeError::NoFreeInstance { limit: INSTANCES })?;
         claim
             .set_len(0)
             .and_then(|()| claim.rewind())
@@ -82,7 +90,12 @@ impl Instance {
         };
         let prefix = ranges.prefix() + INSTANCE_BITS;
         let range = Ipv4Addr::from_bits(first + (u32::from(number) << (32 - prefix)));
-        Self { number, range: Cidr::new(range.into(), prefix), path, _claim: claim }
+        Self {
+            number,
+            range: Cidr::new(range.into(), prefix),
+            path,
+            _claim: claim,
+        }
     }
 
     /// Gives the number up; nothing of the instance may be left in the kernel.
@@ -147,7 +160,9 @@ fn open(path: &Path) -> Result<File, RuntimeError> {
 /// Whether a claim that nobody holds may still have sandboxes: made since the machine started, in a directory that exists.
 fn is_alive(claim: &[u8], wanted: &[u8]) -> bool {
     const BOOT_ID: usize = 37;
-    let Some((boot, directory)) = claim.split_at_checked(BOOT_ID) else { return false };
+    let Some((boot, directory)) = claim.split_at_checked(BOOT_ID) else {
+        return false;
+    };
     wanted.starts_with(boot) && Path::new(std::ffi::OsStr::from_bytes(directory)).exists()
 }
 

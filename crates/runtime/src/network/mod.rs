@@ -16,15 +16,20 @@
 //! The only way in is a socket made inside the namespace. Nothing outside, the host's own programs included, can open a
 //! connection to a sandbox through the wire.
 //!
+//! Should something flush the host's rules (`nft flush ruleset`, a restart of a firewall service), ours are put back at once.
+//!
 //! Decisions: private networks (the host's LAN) are reachable, as with Docker, unless
 //! [`NetworkConfig::refused_networks`] names them. There is no outbound IPv6. With an allow-list, the name servers stay
 //! reachable on port 53, or the names in it would be of no use; who needs more gives addresses and `refused_networks`.
 //! What is not allowed is refused at once (TCP reset, ICMP), not dropped: programs should fail, not hang.
 
+mod background;
 mod check;
 mod cidr;
+mod clearing;
 mod conntrack;
 mod firewall;
+mod guard;
 mod instance;
 mod link;
 mod namespace;

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use fermata_sys::network_namespace::unshare_network;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
@@ -25,7 +26,9 @@ pub(super) fn current() -> Result<OwnedFd, RuntimeError> {
 }
 
 pub(super) fn open(path: &Path) -> Result<OwnedFd, RuntimeError> {
-    File::open(path).map(OwnedFd::from).map_err(file("open", path))
+    File::open(path)
+        .map(OwnedFd::from)
+        .map_err(file("open", path))
 }
 
 /// Runs `work` on a thread of its own inside a namespace: a thread that cannot get back must not serve anybody else.
@@ -71,7 +74,9 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<(), RuntimeError> {
 pub(super) fn remove_directory(directory: &Path) -> Result<(), RuntimeError> {
     unpin(directory)?;
     match std::fs::remove_dir(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", directory)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(file("remove", directory)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -122,7 +127,8 @@ pub(super) fn make(host: &OwnedFd, plan: &Plan) -> Result<(), RuntimeError> {
         let translation = Nft::start(&firewall::inside_rules(plan.transfer_address))?;
         set_inside_options()?;
         let mut inside = Socket::route().map_err(system("open a netlink socket"))?;
-        link::set_up(&mut inside, link::LOOPBACK).map_err(system("start the loopback interface"))?;
+        link::set_up(&mut inside, link::LOOPBACK)
+            .map_err(system("start the loopback interface"))?;
         link::add_pair(&mut outside, &plan.interface, namespace.as_fd())
             .map_err(system("make a pair of interfaces"))?;
         link::set_up(&mut inside, link::INSIDE).map_err(system("start the interface inside"))?;
@@ -132,10 +138,27 @@ pub(super) fn make(host: &OwnedFd, plan: &Plan) -> Result<(), RuntimeError> {
         // Only now may a packet pass.
         enter(host)?;
         set_outside_options(&plan.interface)?;
-        let index = link::index_of(&mut outside, &plan.interface).map_err(system("find the host's interface"))?;
+        let index = link::index_of(&mut outside, &plan.interface)
+            .map_err(system("find the host's interface"))?;
         link::set_up(&mut outside, index).map_err(system("start the host's interface"))?;
-        link::add_host_route(&mut outside, plan.transfer_address, index).map_err(system("set the route to a sandbox"))
+        link::add_host_route(&mut outside, plan.transfer_address, index)
+            .map_err(system("set the route to a sandbox"))?;
+        wait_until_running(&mut inside).map_err(system("wait for the interface inside"))
     })
+}
+
+fn wait_until_running(inside: &mut Socket) -> io::Result<()> {
+    // It takes less than a millisecond on an idle machine.
+    const LIMIT: Duration = Duration::from_secs(5);
+    const STEP: Duration = Duration::from_micros(200);
+    let deadline = Instant::now() + LIMIT;
+    while !link::is_running(inside, link::INSIDE)? {
+        if Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(STEP);
+    }
+    Ok(())
 }
 
 /// For the namespace of the calling thread, before its `eth0` is there.
@@ -166,7 +189,11 @@ pub(super) fn set_option(name: &str, value: &str) -> Result<(), RuntimeError> {
 
 /// As [`set_option`], for what a kernel may be built without.
 fn set_option_if_there(name: &str, value: &str) -> Result<(), RuntimeError> {
-    if option_path(name).exists() { set_option(name, value) } else { Ok(()) }
+    if option_path(name).exists() {
+        set_option(name, value)
+    } else {
+        Ok(())
+    }
 }
 
 /// The path of a kernel option.
@@ -176,7 +203,11 @@ pub(super) fn option_path(name: &str) -> PathBuf {
 
 /// For `map_err` on what was done with a file.
 pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RuntimeError {
-    move |source| RuntimeError::File { action, path: path.to_owned(), source }
+    move |source| RuntimeError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// For `map_err` on system calls.

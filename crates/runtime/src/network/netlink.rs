@@ -2,9 +2,24 @@
 //! work itself (3 ms against 0.1 ms), and because its errors are numbers.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+
+// linux/netlink.h; libc has them with a sign.
+const REQUEST: u16 = 0x1;
+const ACKNOWLEDGE: u16 = 0x4;
+const DUMP: u16 = 0x300;
+/// Fails when the thing is there already.
+pub(super) const CREATE_NEW: u16 = 0x600;
+/// `AF_INET` as the one byte that messages have for it.
+pub(super) const IPV4: u8 = 2;
+
+/// `NFNLGRP_NFTABLES`, as a bit.
+const RULE_CHANGES: u32 = 1 << 6;
 
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -19,12 +34,11 @@ pub(super) struct Message {
 
 impl Message {
     /// `body` is the fixed structure that the message type begins with.
-    pub(super) fn new(kind: u16, flags: i32, body: &[u8]) -> Self {
-        let flags = (flags | libc::NLM_F_REQUEST) as u16;
+    pub(super) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&flags.to_ne_bytes());
+        bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(body);
         Self { bytes }
@@ -74,6 +88,12 @@ impl Message {
     }
 }
 
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
 /// A netlink socket. It belongs to the network namespace of the thread that made it, and stays there when the thread moves on.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -90,31 +110,75 @@ impl Socket {
         Self::of(Some(netlink::NETFILTER))
     }
 
+    /// A socket that is told of every change of nftables rules.
+    pub(super) fn rule_changes() -> io::Result<Self> {
+        let socket = Self::netfilter()?;
+        bind(&socket.descriptor, &SocketAddrNetlink::new(0, RULE_CHANGES))?;
+        Ok(socket)
+    }
+
+    /// Waits for messages that nobody asked for; `each` gets the type and the body of every one.
+    pub(super) fn receive(&self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; DATAGRAM];
+        let (length, _) = recv(&self.descriptor, buffer.as_mut_slice(), RecvFlags::empty())?;
+        let mut rest = &buffer[..length];
+        while let Some((kind, _, body, next)) = split_message(rest) {
+            rest = next;
+            each(kind, body);
+        }
+        Ok(())
+    }
+
     fn of(protocol: Option<rustix::net::Protocol>) -> io::Result<Self> {
-        let descriptor = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        Ok(Self { descriptor, sequence: 0 })
+        let descriptor = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )?;
+        Ok(Self {
+            descriptor,
+            sequence: 0,
+        })
     }
 
     /// Sends a request and waits for the kernel's verdict.
     pub(super) fn request(&mut self, message: Message) -> io::Result<()> {
-        self.exchange(message, libc::NLM_F_ACK, |_, _| {})
+        self.exchange(message, ACKNOWLEDGE, |_, _| {})
     }
 
     /// Sends a request that is answered by a message before the verdict.
-    pub(super) fn request_answered(&mut self, message: Message, each: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        self.exchange(message, libc::NLM_F_ACK, each)
+    pub(super) fn request_answered(
+        &mut self,
+        message: Message,
+        each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        self.exchange(message, ACKNOWLEDGE, each)
     }
 
     /// Sends a request whose answer is many messages; `each` gets the type and the body of every one.
-    pub(super) fn dump(&mut self, message: Message, each: impl FnMut(u16, &[u8])) -> io::Result<()> {
-        self.exchange(message, libc::NLM_F_DUMP, each)
+    pub(super) fn dump(
+        &mut self,
+        message: Message,
+        each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        self.exchange(message, DUMP, each)
     }
 
-    fn exchange(&mut self, mut message: Message, flag: i32, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    fn exchange(
+        &mut self,
+        mut message: Message,
+        flag: u16,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         self.sequence += 1;
-        let flags = u16::from_ne_bytes([message.bytes[6], message.bytes[7]]) | flag as u16;
+        let flags = u16::from_ne_bytes([message.bytes[6], message.bytes[7]]) | flag;
         message.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
-        send(&self.descriptor, &message.finish(self.sequence), SendFlags::empty())?;
+        send(
+            &self.descriptor,
+            &message.finish(self.sequence),
+            SendFlags::empty(),
+        )?;
         let mut buffer = vec![0; DATAGRAM];
         loop {
             let (length, _) = recv(&self.descriptor, buffer.as_mut_slice(), RecvFlags::empty())?;
@@ -145,11 +209,19 @@ fn verdict(body: &[u8]) -> io::Result<()> {
 /// Type, sequence number and body of the first message, and what follows it.
 fn split_message(bytes: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
     let header = bytes.first_chunk::<HEADER>()?;
-    let length = usize::try_from(u32::from_ne_bytes([header[0], header[1], header[2], header[3]])).ok()?;
+    let length = usize::try_from(u32::from_ne_bytes([
+        header[0], header[1], header[2], header[3],
+    ]))
+    .ok()?;
     let kind = u16::from_ne_bytes([header[4], header[5]]);
     let sequence = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
     let body = bytes.get(HEADER..length)?;
-    Some((kind, sequence, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    Some((
+        kind,
+        sequence,
+        body,
+        bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    ))
 }
 
 /// The value of the attribute `wanted` in a row of attributes.

@@ -47,14 +47,19 @@ mod tests {
 
     #[test]
     fn an_allow_list_is_limited() {
-        let networks: Vec<String> = (0..=ALLOW_LIST_LIMIT).map(|n| format!("10.0.0.{n}")).collect();
+        let networks: Vec<String> = (0..=ALLOW_LIST_LIMIT)
+            .map(|n| format!("10.0.0.{n}"))
+            .collect();
         assert!(matches!(
             Policy::allow(&networks[1..]).unwrap(),
             Policy::Allow(list) if list.len() == ALLOW_LIST_LIMIT
         ));
         assert!(matches!(
             Policy::allow(&networks).unwrap_err(),
-            RuntimeError::TooManyNetworks { given: 65, limit: 64 }
+            RuntimeError::TooManyNetworks {
+                given: 65,
+                limit: 64
+            }
         ));
         assert!(matches!(
             Policy::allow(&["10.0.0.0/8", "nowhere"]).unwrap_err(),

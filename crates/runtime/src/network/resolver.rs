@@ -19,7 +19,10 @@ pub(super) struct Resolvers {
 impl Resolvers {
     /// As `/etc/resolv.conf`.
     pub(super) fn text(&self) -> String {
-        let servers = self.name_servers.iter().map(|server| format!("nameserver {server}\n"));
+        let servers = self
+            .name_servers
+            .iter()
+            .map(|server| format!("nameserver {server}\n"));
         let others = self.others.iter().map(|line| format!("{line}\n"));
         servers.chain(others).collect()
     }
@@ -33,28 +36,41 @@ pub(super) fn resolvers(fallback: &[String]) -> Resolvers {
         found.name_servers = parse(&read(UPSTREAM), is_own_address).name_servers;
     }
     if found.name_servers.is_empty() {
-        found.name_servers = fallback.iter().filter_map(|server| server.parse().ok()).take(MOST).collect();
+        found.name_servers = fallback
+            .iter()
+            .filter_map(|server| server.parse().ok())
+            .take(MOST)
+            .collect();
     }
     found
 }
 
 /// The reachable name servers of a configuration, and its lines about searching and options.
 fn parse(text: &str, is_own: impl Fn(Ipv4Addr) -> bool) -> Resolvers {
-    let mut resolvers = Resolvers { name_servers: Vec::new(), others: Vec::new() };
+    let mut resolvers = Resolvers {
+        name_servers: Vec::new(),
+        others: Vec::new(),
+    };
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         match words.next() {
             Some("nameserver") => {
-                let address = words.next().and_then(|address| address.parse::<IpAddr>().ok());
+                let address = words
+                    .next()
+                    .and_then(|address| address.parse::<IpAddr>().ok());
                 if let Some(IpAddr::V4(address)) = address
                     && resolvers.name_servers.len() < MOST
-                    && !(address.is_loopback() || address.is_link_local() || address.is_unspecified())
+                    && !(address.is_loopback()
+                        || address.is_link_local()
+                        || address.is_unspecified())
                     && !is_own(address)
                 {
                     resolvers.name_servers.push(address);
                 }
             }
-            Some("search" | "domain" | "options" | "sortlist") => resolvers.others.push(line.trim().to_owned()),
+            Some("search" | "domain" | "options" | "sortlist") => {
+                resolvers.others.push(line.trim().to_owned());
+            }
             _ => {}
         }
     }
@@ -87,7 +103,8 @@ mod tests {
 
     #[test]
     fn no_more_than_the_library_reads() {
-        let host = "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\nnameserver 10.0.0.4\n";
+        let host =
+            "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\nnameserver 10.0.0.4\n";
         assert_eq!(parse(host, others_only).name_servers.len(), MOST);
     }
 

@@ -26,7 +26,9 @@ pub(super) struct Stock {
 impl Stock {
     pub(super) fn new(slots: u32, in_use: BTreeMap<u32, Policy>, target: usize) -> Self {
         Self {
-            free: (1..=slots).filter(|slot| !in_use.contains_key(slot)).collect(),
+            free: (1..=slots)
+                .filter(|slot| !in_use.contains_key(slot))
+                .collect(),
             making: 0,
             ready: VecDeque::new(),
             in_use,
@@ -109,6 +111,11 @@ impl Stock {
         self.in_use.get(&slot)
     }
 
+    /// The policies of all slots in use.
+    pub(super) fn policies(&self) -> BTreeMap<u32, Policy> {
+        self.in_use.clone()
+    }
+
     pub(super) fn set_policy(&mut self, slot: u32, policy: Policy) {
         if let Some(present) = self.in_use.get_mut(&slot) {
             *present = policy;
@@ -119,7 +126,8 @@ impl Stock {
     pub(super) fn close(&mut self, all: bool) {
         self.closing = true;
         let ready: BTreeSet<u32> = self.ready.drain(..).collect();
-        self.retired.extend(ready.into_iter().map(|slot| (slot, Policy::Open)));
+        self.retired
+            .extend(ready.into_iter().map(|slot| (slot, Policy::Open)));
         if all {
             self.retired.append(&mut self.in_use);
         }
@@ -136,7 +144,13 @@ impl Stock {
 
     #[cfg(test)]
     fn counts(&self) -> [usize; 5] {
-        [self.free.len(), self.making, self.ready.len(), self.in_use.len(), self.retired.len()]
+        [
+            self.free.len(),
+            self.making,
+            self.ready.len(),
+            self.in_use.len(),
+            self.retired.len(),
+        ]
     }
 }
 

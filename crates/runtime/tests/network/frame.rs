@@ -7,18 +7,18 @@ use std::thread;
 use std::time::Duration;
 
 /// Tells of every datagram: from whom, and its first byte.
-pub struct Sink {
+pub(crate) struct Sink {
     heard: mpsc::Receiver<(IpAddr, u8)>,
 }
 
 impl Sink {
-    pub fn recv(&self) -> Result<(IpAddr, u8), mpsc::RecvTimeoutError> {
+    pub(crate) fn recv(&self) -> Result<(IpAddr, u8), mpsc::RecvTimeoutError> {
         self.heard.recv_timeout(Duration::from_secs(10))
     }
 }
 
 /// Listens on all addresses of the calling thread's namespace.
-pub fn sink(port: u16) -> Sink {
+pub(crate) fn sink(port: u16) -> Sink {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
     let (say, heard) = mpsc::channel();
     thread::spawn(move || {
@@ -34,7 +34,7 @@ pub fn sink(port: u16) -> Sink {
 }
 
 /// Puts an UDP datagram on the wire of the calling thread's namespace, with any sender.
-pub fn send_udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, content: u8) {
+pub(crate) fn send_udp(from: Ipv4Addr, to: Ipv4Addr, port: u16, content: u8) {
     let mut packet = vec![0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17, 0, 0];
     packet.extend(from.octets());
     packet.extend(to.octets());
@@ -55,12 +55,22 @@ wire.bind(('eth0', 0))
 own = wire.getsockname()[4]
 wire.send(own + own + b'\\x08\\x00' + bytes.fromhex(sys.argv[1]))";
     let packet: String = packet.iter().map(|byte| format!("{byte:02x}")).collect();
-    let output = Command::new("python3").args(["-c", SEND, &packet]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("python3")
+        .args(["-c", SEND, &packet])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn checksum(header: &[u8]) -> u16 {
-    let mut sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let mut sum: u32 = header
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -6,7 +6,9 @@ use std::net::Ipv4Addr;
 use fermata_runtime::RuntimeError;
 use fermata_runtime::network::{INSIDE_ADDRESS, Policy};
 
-use crate::world::{FAR, METADATA, NEAR, OTHER, PORT, PRIVATE, World, eventually, output, serve_everywhere};
+use crate::world::{
+    FAR, METADATA, NEAR, OTHER, PORT, PRIVATE, World, eventually, output, serve_everywhere,
+};
 
 fn allow(networks: &[&str]) -> Policy {
     Policy::allow(networks).unwrap()
@@ -20,7 +22,10 @@ fn blocked_reaches_nothing_but_itself() {
     sandbox.inside(|| serve_everywhere(9000));
     world.set_policy(&pool, &sandbox, &Policy::Blocked);
     for address in [NEAR, FAR, OTHER, PRIVATE, METADATA] {
-        assert_eq!(sandbox.caller_at(address, PORT).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(
+            sandbox.caller_at(address, PORT).unwrap_err().kind(),
+            ErrorKind::ConnectionRefused
+        );
         assert!(!sandbox.reaches_by_udp(address, PORT));
     }
     assert!(!sandbox.reaches_by_udp(OTHER, 53), "no name server either");
@@ -37,7 +42,13 @@ fn an_allow_list_allows_only_what_it_names() {
     let world = World::new();
     let pool = world.open();
     let sandbox = world.acquire(&pool);
-    let list = allow(&["203.0.113.1", "192.168.0.0/16", "192.168.7.0/24", "2001:db8::/32", "169.254.0.0/16"]);
+    let list = allow(&[
+        "203.0.113.1",
+        "192.168.0.0/16",
+        "192.168.7.0/24",
+        "2001:db8::/32",
+        "169.254.0.0/16",
+    ]);
     world.set_policy(&pool, &sandbox, &list);
     assert!(sandbox.reaches(FAR));
     assert!(sandbox.reaches_by_udp(FAR, PORT));
@@ -74,7 +85,10 @@ fn an_allow_list_keeps_the_name_servers() {
         }
     });
     world.set_policy(&pool, &sandbox, &allow(&["203.0.113.1"]));
-    assert!(world.acquire(&pool).reaches_by_udp(server, PORT), "there is a server");
+    assert!(
+        world.acquire(&pool).reaches_by_udp(server, PORT),
+        "there is a server"
+    );
     assert!(sandbox.reaches_by_udp(server, 53));
     assert!(sandbox.caller_at(server, 53).is_ok());
     assert!(!sandbox.reaches_by_udp(server, PORT), "port 53 only");
@@ -87,7 +101,11 @@ fn a_change_ends_connections() {
     let world = World::new();
     let pool = world.open();
     let sandbox = world.acquire(&pool);
-    let (mut kept, mut cut, mut quiet) = (sandbox.connect(FAR), sandbox.connect(OTHER), sandbox.connect(OTHER));
+    let (mut kept, mut cut, mut quiet) = (
+        sandbox.connect(FAR),
+        sandbox.connect(OTHER),
+        sandbox.connect(OTHER),
+    );
     kept.echo().unwrap();
     cut.echo().unwrap();
     world.set_policy(&pool, &sandbox, &allow(&["203.0.113.1"]));
@@ -106,7 +124,10 @@ fn connections_from_inside_to_inside_outlive_a_block() {
     let sandbox = world.acquire(&pool);
     sandbox.inside(|| serve_everywhere(PORT));
     // As a port of a sandbox is reached: by a socket made in its namespace.
-    let (mut local, mut own) = (sandbox.connect(Ipv4Addr::LOCALHOST), sandbox.connect(INSIDE_ADDRESS));
+    let (mut local, mut own) = (
+        sandbox.connect(Ipv4Addr::LOCALHOST),
+        sandbox.connect(INSIDE_ADDRESS),
+    );
     world.set_policy(&pool, &sandbox, &Policy::Blocked);
     local.echo().unwrap();
     own.echo().unwrap();
@@ -120,12 +141,18 @@ fn nonsense_and_strangers_are_refused() {
     let sandbox = world.acquire(&pool);
     let number = sandbox.slot.number;
     assert!(matches!(
-        world.runtime.block_on(pool.set_policy(number + 1000, &Policy::Blocked)).unwrap_err(),
+        world
+            .runtime
+            .block_on(pool.set_policy(number + 1000, &Policy::Blocked))
+            .unwrap_err(),
         RuntimeError::UnknownSlot { .. }
     ));
     world.runtime.block_on(pool.release(number));
     assert!(matches!(
-        world.runtime.block_on(pool.set_policy(number, &Policy::Blocked)).unwrap_err(),
+        world
+            .runtime
+            .block_on(pool.set_policy(number, &Policy::Blocked))
+            .unwrap_err(),
         RuntimeError::UnknownSlot { .. }
     ));
     world.shut_down(&pool, false);
@@ -140,7 +167,9 @@ fn a_policy_does_not_outlive_its_sandbox() {
     world.set_policy(&pool, &sandbox, &Policy::Blocked);
     assert!(output("nft list ruleset").contains(&chain));
     world.runtime.block_on(pool.release(sandbox.slot.number));
-    eventually("the rules go", || !output("nft list ruleset").contains(&chain));
+    eventually("the rules go", || {
+        !output("nft list ruleset").contains(&chain)
+    });
     world.shut_down(&pool, false);
 }
 
@@ -148,7 +177,10 @@ fn a_policy_does_not_outlive_its_sandbox() {
 fn many_policies_side_by_side() {
     let world = World::new();
     let pool = world.open();
-    let list: Vec<String> = (0..64).map(|n| format!("172.16.{n}.0/25")).chain([]).collect();
+    let list: Vec<String> = (0..64)
+        .map(|n| format!("172.16.{n}.0/25"))
+        .chain([])
+        .collect();
     let sandboxes: Vec<_> = (0..20).map(|_| world.acquire(&pool)).collect();
     for sandbox in &sandboxes {
         world.set_policy(&pool, sandbox, &Policy::allow(&list).unwrap());

@@ -22,35 +22,38 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
-pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-pub const NEAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-pub const FAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-pub const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
-pub const PRIVATE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
-pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
+pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// Where the servers of the internet listen, TCP and UDP.
-pub const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 
 /// For what must happen soon.
 const LIMIT: Duration = Duration::from_secs(10);
 /// For what must not happen.
-pub const SHORT: Duration = Duration::from_millis(300);
+pub(crate) const SHORT: Duration = Duration::from_millis(300);
 /// For a connection on one machine; refusals come at once.
 const CONNECT: Duration = Duration::from_secs(1);
 
-pub struct World {
-    pub runtime: tokio::runtime::Runtime,
-    pub directory: TempDir,
-    pub internet: File,
+pub(crate) struct World {
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) directory: TempDir,
+    pub(crate) internet: File,
 }
 
 impl World {
     /// Moves the calling thread into the new host.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let internet = new_namespace();
         unshare_network().unwrap();
         let world = Self {
-            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap(),
             directory: tempfile::tempdir().unwrap(),
             internet,
         };
@@ -76,42 +79,50 @@ impl World {
             ] {
                 run(command);
             }
+            // A new wire drops packets until the kernel has noticed that it is whole.
+            eventually("the wire carries", || {
+                output("ip -o link show wan").contains("state UP")
+            });
             // Each its own: an answer must come from the address that was asked.
             for address in [NEAR, FAR, OTHER, PRIVATE, METADATA] {
                 serve(address, PORT);
                 serve(address, 53);
             }
         });
+        eventually("the wire carries", || {
+            output("ip -o link show uplink").contains("state UP")
+        });
         world
     }
 
-    pub fn configuration(&self) -> NetworkConfig {
-        NetworkConfig {
-            run_directory: self.directory.path().join("run"),
-            claims_directory: self.directory.path().join("claims"),
-            ready: 2,
-            name_servers: vec![OTHER.to_string()],
-            ..NetworkConfig::default()
-        }
+    pub(crate) fn configuration(&self) -> NetworkConfig {
+        configuration(self.directory.path())
     }
 
-    pub fn open(&self) -> NetworkPool {
+    pub(crate) fn open(&self) -> NetworkPool {
         self.open_with(BTreeMap::new())
     }
 
-    pub fn open_with(&self, in_use: BTreeMap<u32, Policy>) -> NetworkPool {
-        self.runtime.block_on(NetworkPool::open(NetworkConfig { in_use, ..self.configuration() })).unwrap()
+    pub(crate) fn open_with(&self, in_use: BTreeMap<u32, Policy>) -> NetworkPool {
+        self.runtime
+            .block_on(NetworkPool::open(NetworkConfig {
+                in_use,
+                ..self.configuration()
+            }))
+            .unwrap()
     }
 
-    pub fn acquire(&self, pool: &NetworkPool) -> Sandbox {
+    pub(crate) fn acquire(&self, pool: &NetworkPool) -> Sandbox {
         Sandbox::new(self.runtime.block_on(pool.acquire()).unwrap())
     }
 
-    pub fn set_policy(&self, pool: &NetworkPool, sandbox: &Sandbox, policy: &Policy) {
-        self.runtime.block_on(pool.set_policy(sandbox.slot.number, policy)).unwrap();
+    pub(crate) fn set_policy(&self, pool: &NetworkPool, sandbox: &Sandbox, policy: &Policy) {
+        self.runtime
+            .block_on(pool.set_policy(sandbox.slot.number, policy))
+            .unwrap();
     }
 
-    pub fn shut_down(&self, pool: &NetworkPool, keep: bool) {
+    pub(crate) fn shut_down(&self, pool: &NetworkPool, keep: bool) {
         self.runtime.block_on(pool.shut_down(keep)).unwrap();
     }
 }
@@ -122,49 +133,64 @@ impl Drop for World {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let under = self.directory.path().to_string_lossy().into_owned();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| Path::new(point).starts_with(&under)).collect::<Vec<_>>().iter().rev() {
+        for point in points
+            .filter(|point| Path::new(point).starts_with(&under))
+            .collect::<Vec<_>>()
+            .iter()
+            .rev()
+        {
             _ = unmount(*point, UnmountFlags::DETACH);
         }
     }
 }
 
 /// A namespace of the pool, from the point of view of a program in it.
-pub struct Sandbox {
-    pub slot: Slot,
+pub(crate) struct Sandbox {
+    pub(crate) slot: Slot,
     namespace: File,
 }
 
 impl Sandbox {
-    pub fn new(slot: Slot) -> Self {
+    pub(crate) fn new(slot: Slot) -> Self {
         let namespace = File::open(&slot.namespace).unwrap();
         Self { slot, namespace }
     }
 
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.namespace, work)
     }
 
     /// By whom the server at `address` believes to be called.
-    pub fn caller_at(&self, address: impl Into<IpAddr>, port: u16) -> io::Result<IpAddr> {
+    pub(crate) fn caller_at(&self, address: impl Into<IpAddr>, port: u16) -> io::Result<IpAddr> {
         let address = SocketAddr::new(address.into(), port);
         self.inside(|| Connection::open(address).map(|connection| connection.caller))
     }
 
-    pub fn reaches(&self, address: Ipv4Addr) -> bool {
+    pub(crate) fn reaches(&self, address: Ipv4Addr) -> bool {
         self.caller_at(address, PORT).is_ok()
     }
 
-    pub fn reaches_by_udp(&self, address: Ipv4Addr, port: u16) -> bool {
+    pub(crate) fn reaches_by_udp(&self, address: Ipv4Addr, port: u16) -> bool {
         self.inside(|| answers_by_udp(address, port))
     }
 
-    pub fn connect(&self, address: Ipv4Addr) -> Connection {
+    pub(crate) fn connect(&self, address: Ipv4Addr) -> Connection {
         self.inside(|| Connection::open(SocketAddr::new(address.into(), PORT)).unwrap())
     }
 }
 
+pub(crate) fn configuration(directory: &Path) -> NetworkConfig {
+    NetworkConfig {
+        run_directory: directory.join("run"),
+        claims_directory: directory.join("claims"),
+        ready: 2,
+        name_servers: vec![OTHER.to_string()],
+        ..NetworkConfig::default()
+    }
+}
+
 /// A namespace that lives as long as the file is open.
-pub fn new_namespace() -> File {
+pub(crate) fn new_namespace() -> File {
     thread::spawn(|| {
         unshare_network().unwrap();
         File::open("/proc/thread-self/ns/net").unwrap()
@@ -174,17 +200,20 @@ pub fn new_namespace() -> File {
 }
 
 /// A pair of interfaces, one end here.
-pub fn add_wire(here: &str, there: &str, namespace: &File) {
+pub(crate) fn add_wire(here: &str, there: &str, namespace: &File) {
     let namespace = format!("/proc/{}/fd/{}", process::id(), namespace.as_raw_fd());
-    run(&format!("ip link add {here} type veth peer name {there} netns {namespace}"));
+    run(&format!(
+        "ip link add {here} type veth peer name {there} netns {namespace}"
+    ));
 }
 
 /// Runs `work` in a thread in a namespace; sockets made there stay there.
-pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         scope
             .spawn(|| {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .unwrap();
                 work()
             })
             .join()
@@ -192,26 +221,36 @@ pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-pub fn run(command: &str) {
+pub(crate) fn run(command: &str) {
     let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
-pub fn output(command: &str) -> String {
+pub(crate) fn output(command: &str) -> String {
     let mut words = command.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    let output = Command::new(words.next().unwrap())
+        .args(words)
+        .output()
+        .unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// A TCP connection to one of our servers, which says first whom it sees, and then repeats lines.
-pub struct Connection {
-    pub caller: IpAddr,
+pub(crate) struct Connection {
+    pub(crate) caller: IpAddr,
     stream: BufReader<TcpStream>,
 }
 
 impl Connection {
-    pub fn open(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, CONNECT)?;
         stream.set_read_timeout(Some(LIMIT))?;
         let mut stream = BufReader::new(stream);
@@ -221,7 +260,7 @@ impl Connection {
         Ok(Self { caller, stream })
     }
 
-    pub fn echo(&mut self) -> io::Result<()> {
+    pub(crate) fn echo(&mut self) -> io::Result<()> {
         self.stream.get_mut().write_all(b"line\n")?;
         let mut line = String::new();
         match self.stream.read_line(&mut line)? {
@@ -231,7 +270,7 @@ impl Connection {
     }
 
     /// Whether something comes within a short while.
-    pub fn hears(&mut self) -> bool {
+    pub(crate) fn hears(&mut self) -> bool {
         self.stream.get_ref().set_read_timeout(Some(SHORT)).unwrap();
         matches!(self.stream.read(&mut [0]), Ok(1..))
     }
@@ -247,11 +286,11 @@ fn answers_by_udp(address: Ipv4Addr, port: u16) -> bool {
 }
 
 /// A TCP and an UDP server on all addresses of the calling thread's namespace, for the life of the test's process.
-pub fn serve_everywhere(port: u16) {
+pub(crate) fn serve_everywhere(port: u16) {
     serve(Ipv4Addr::UNSPECIFIED, port);
 }
 
-pub fn serve(address: Ipv4Addr, port: u16) {
+pub(crate) fn serve(address: Ipv4Addr, port: u16) {
     let listener = TcpListener::bind((address, port)).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -277,7 +316,7 @@ fn repeat(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Waits for what has no event to wait for.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");

@@ -66,6 +66,8 @@ class Server:
             "BETA9_GATEWAY_HOST": "127.0.0.1",
             "BETA9_GATEWAY_PORT": str(self.grpc_port),
             "BETA9_API_URL": self.url,
+            # Read anew for each channel; BEAM_TOKEN only once, when the client is imported.
+            "BETA9_TOKEN": TOKEN,
             "BEAM_TOKEN": TOKEN,
             "CONFIG_PATH": "/nonexistent/config.ini",
             # Where the client's command line would look for a newer version of itself.

@@ -4,11 +4,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import uuid
 
 import grpc
 import pytest
 from beam import Sandbox
-from beta9.channel import Channel
+from beta9.channel import Channel, request_metadata
 from beta9.clients.gateway import AuthorizeRequest, GatewayServiceStub, ListContainersRequest
 from beta9.clients.pod import PodSandboxExecRequest, PodServiceStub
 from server import TOKEN
@@ -52,7 +53,7 @@ def test_a_script_with_a_wrong_token(server):
     program = "from beam import Sandbox; Sandbox().create()"
     answer = subprocess.run(
         [sys.executable, "-c", program],
-        env={"PATH": "/usr/bin:/bin", **server.client_environment(), "BEAM_TOKEN": "wrong"},
+        env={"PATH": "/usr/bin:/bin", **server.client_environment(), "BETA9_TOKEN": "wrong", "BEAM_TOKEN": "wrong"},
         capture_output=True,
         text=True,
         timeout=60,
@@ -94,12 +95,14 @@ def test_a_command_line_that_cannot_be_split(server, sandbox, command):
     assert answer.error_msg
 
 
-def test_one_request_id_starts_one_process(server, sandbox, channel_with):
+def test_one_request_id_starts_one_process(sandbox):
     """The client repeats an exec under the same id when its deadline passes."""
-    stub = PodServiceStub(channel_with(TOKEN))
     request = PodSandboxExecRequest(container_id=sandbox.container_id, command="sh -c 'echo x >>/ran'", cwd="/")
-    metadata = (("x-beta9-request-id", "11111111-2222-4333-8444-555555555555"),)
-    answers = [stub.sandbox_exec(request, metadata=metadata) for _ in range(3)]
+    repeated = request_metadata.set((("x-beta9-request-id", str(uuid.uuid4())),))
+    try:
+        answers = [sandbox.stub.sandbox_exec(request) for _ in range(3)]
+    finally:
+        request_metadata.reset(repeated)
     assert len({answer.pid for answer in answers}) == 1
     sandbox.process.get_process(answers[0].pid).wait(10)
     assert sandbox.fs.read_text("/ran") == "x\n"

@@ -28,7 +28,7 @@ def beam(server, tmp_path):
 
 
 def test_doctor_and_whoami(beam):
-    for command in ("doctor", "whoami", "status"):
+    for command in ("doctor", "whoami"):
         answer = beam(command)
         assert answer.returncode == 0, (command, answer)
 

@@ -130,7 +130,7 @@ def test_what_shows_the_host_is_masked(inside):
     assert (
         sh(
             inside,
-            "(cat /proc/keys /proc/timer_list /proc/interrupts; ls /sys/firmware /proc/scsi) 2>/dev/null || true",
+            "(cat /proc/keys /proc/timer_list /proc/interrupts; ls -A /sys/firmware; ls -A /proc/scsi) 2>&1 || true",
         )
         == ""
     )
@@ -188,10 +188,6 @@ def test_no_file_of_the_host_is_open_in_process_1(server, inside):
         for fd in os.listdir(f"/proc/{agent_of(server, inside)}/fd")
     }
     assert [name for name in open_files if str(server.data_directory) in name] == []
-
-
-def test_mounts_do_not_show_the_hosts_paths(server, inside):
-    assert str(server.data_directory) not in sh(inside, "cat /proc/self/mountinfo")
 
 
 def test_root_is_writable_and_one_filesystem(inside):

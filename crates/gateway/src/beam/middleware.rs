@@ -72,3 +72,43 @@ async fn trace(request: Request, next: Next) -> Response {
     .instrument(span)
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use tower::Service as _;
+
+    use super::*;
+
+    async fn call(authorization: Option<&str>) -> Status {
+        let mut routes = wrap(Routes::default(), Auth::new("secret"));
+        let mut request = Request::post("/secret.SecretService/ListSecrets");
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let response = routes
+            .call(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        Status::from_header_map(response.headers()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn without_the_token_nothing_is_told() {
+        for authorization in [None, Some("Bearer wrong"), Some("secret")] {
+            let status = call(authorization).await;
+            assert_eq!(status.code(), Code::Unauthenticated);
+            assert_eq!(status.message(), "invalid or missing token");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_offered_is_named() {
+        let status = call(Some("Bearer secret")).await;
+        assert_eq!(status.code(), Code::Unimplemented);
+        assert_eq!(
+            status.message(),
+            "secret.SecretService/ListSecrets: not supported by this server yet"
+        );
+    }
+}

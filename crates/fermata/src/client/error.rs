@@ -50,6 +50,9 @@ impl Explain for ClientError {
             Self::Unreachable { source, .. } if source.is_connect() => {
                 "is `fermata serve` running there?"
             }
+            Self::Session(_) | Self::SessionEnded { .. } => {
+                "the process may still run: `fermata ps SANDBOX`, then `fermata logs -f SANDBOX PID`"
+            }
             Self::TokenMissing => "`eval \"$(fermata env)\"` sets both, on the server's machine",
             Self::Unknown {
                 what: "sandbox", ..

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -24,6 +25,11 @@ use crate::process::{READ_BYTES, StreamName, reap};
 const BACKLOG: i32 = 128;
 /// Enough for the deepest pattern that is accepted; only touched pages count.
 const STACK_BYTES: usize = 256 << 10;
+/// When nothing has happened for so long, memory that only work needs is given back.
+const REST_AFTER: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 /// How long the main thread waits for the rest of a request that it must serve itself.
 const INLINE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -64,7 +70,7 @@ pub(crate) fn source_key(serial: u64, name: StreamName) -> u64 {
 
 /// Serves for ever.
 pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
-    fermata_sys::process::keep_heap_small();
+    fermata_sys::own_memory::keep_heap_small();
     fermata_sys::process::keep_descriptors_from_children()
         .map_err(cannot("keep inherited descriptors from processes"))?;
     std::env::set_current_dir("/").map_err(cannot("enter the root directory"))?;
@@ -96,14 +102,21 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
         report_ready(number).map_err(cannot("report that the agent is ready"))?;
     }
     let mut events = Vec::with_capacity(64);
+    let mut has_worked = true;
     loop {
         events.clear();
+        let patience = has_worked.then_some(REST_AFTER);
         // It can only be interrupted: the descriptors and the buffer are ours.
-        let _ = epoll::wait(
+        let waited = epoll::wait(
             &server.agent.epoll,
             rustix::buffer::spare_capacity(&mut events),
-            None,
+            patience.as_ref(),
         );
+        has_worked = !events.is_empty();
+        if waited == Ok(0) {
+            fermata_sys::own_memory::trim_heap();
+            fermata_sys::own_memory::release_program_pages();
+        }
         for event in &events {
             let key = event.data.u64();
             // A bug costs one event, not the sandbox.
@@ -245,7 +258,7 @@ impl Server {
                 let _ = catch_unwind(AssertUnwindSafe(|| connection::serve(&agent, &caller)));
                 drop(caller);
                 if threads.fetch_sub(1, Ordering::Relaxed) == 1 {
-                    fermata_sys::process::trim_heap();
+                    fermata_sys::own_memory::trim_heap();
                 }
             });
         if spawned.is_err() {

@@ -5,6 +5,7 @@ pub mod clone;
 pub mod device_filter;
 pub mod execute;
 pub mod seccomp;
+pub mod own_memory;
 pub mod process;
 pub mod terminal;
 pub mod btrfs;

@@ -384,26 +384,6 @@ pub fn keep_descriptors_from_children() -> io::Result<()> {
     }
 }
 
-/// Makes the allocator give memory back early and share one arena between threads: a program with many short threads and
-/// large, rare buffers otherwise keeps what it needed once (mallopt(3)).
-pub fn keep_heap_small() {
-    for (parameter, value) in [
-        (libc::M_ARENA_MAX, 1),
-        // Setting it also ends glibc's habit of raising it after the first large buffer is freed.
-        (libc::M_MMAP_THRESHOLD, 64 << 10),
-        (libc::M_TRIM_THRESHOLD, 128 << 10),
-    ] {
-        // SAFETY: mallopt takes plain numbers and takes the allocator's lock.
-        unsafe { libc::mallopt(parameter, value) };
-    }
-}
-
-/// Gives free heap memory back to the system.
-pub fn trim_heap() {
-    // SAFETY: malloc_trim takes the allocator's lock.
-    unsafe { libc::malloc_trim(0) };
-}
-
 /// Sends a signal to a process group; any number is allowed, also those of real-time signals.
 ///
 /// # Errors

@@ -61,9 +61,15 @@ pub(crate) struct Piece {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum From<'a> {
     Offset(u64),
-    Cursor { name: &'a str, request_id: &'a str },
+    Cursor {
+        name: &'a str,
+        request_id: &'a str,
+    },
     /// As `Cursor`, but what is read does not end inside a UTF-8 character, unless the stream does.
-    TextCursor { name: &'a str, request_id: &'a str },
+    TextCursor {
+        name: &'a str,
+        request_id: &'a str,
+    },
 }
 
 #[derive(Debug)]

@@ -8,7 +8,9 @@ fn output() -> Output {
 
 fn next(output: &mut Output, request_id: &str, max: usize) -> Option<Vec<u8>> {
     let name = "text";
-    let piece = output.read(From::TextCursor { name, request_id }, max).unwrap();
+    let piece = output
+        .read(From::TextCursor { name, request_id }, max)
+        .unwrap();
     piece.map(|piece| piece.data.to_vec())
 }
 
@@ -33,7 +35,14 @@ fn what_the_stream_ends_with_is_read_however_it_ends() {
 
 #[test]
 fn bytes_that_can_be_no_character_do_not_wait() {
-    for bytes in [&b"\xff"[..], b"\x80\x80\x80", b"\xc0", b"\xf5\x80", b"\xe0\x80", b"\xed\xa0"] {
+    for bytes in [
+        &b"\xff"[..],
+        b"\x80\x80\x80",
+        b"\xc0",
+        b"\xf5\x80",
+        b"\xe0\x80",
+        b"\xed\xa0",
+    ] {
         let mut output = output();
         output.append(bytes);
         assert_eq!(next(&mut output, "1", 99).unwrap(), bytes);
@@ -52,7 +61,10 @@ fn a_gap_at_the_end_is_told_once() {
     let mut output = Output::new(0, Arc::new(Budget::new(usize::MAX)));
     output.append(b"abc");
     output.finish();
-    let from = |request_id| From::TextCursor { name: "text", request_id };
+    let from = |request_id| From::TextCursor {
+        name: "text",
+        request_id,
+    };
     let dropped = |piece: Option<Piece>| piece.unwrap().dropped_bytes;
     assert_eq!(dropped(output.read(from("1"), 99).unwrap()), 3);
     assert_eq!(dropped(output.read(from("1"), 99).unwrap()), 3);

@@ -6,6 +6,7 @@ mod support;
 mod connections;
 mod errors;
 mod files;
+mod limits;
 mod output;
 mod processes;
 mod terminals;

@@ -229,7 +229,7 @@ async fn children_have_default_signals_no_mask_and_no_descriptors_of_ours() {
             "SigBlk:\t{zero}\nSigIgn:\t{zero}\n0\n1\n2\n3\n{}\n",
             limit
                 .current
-                .map_or("unlimited".to_owned(), |limit| limit.to_string())
+                .map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
         )
     );
 }

@@ -27,12 +27,18 @@ impl Agent {
     }
 
     pub(crate) fn spawn_with(arguments: &[&str]) -> Self {
+        Self::spawn_under(&[], arguments)
+    }
+
+    /// An agent started by another program, which executes the rest of its arguments.
+    pub(crate) fn spawn_under(starter: &[&str], arguments: &[&str]) -> Self {
         let number = AGENTS.fetch_add(1, Ordering::Relaxed);
         let name = format!("fermata-agent-test-{}-{number}", std::process::id());
-        // The agent writes a byte to its standard input's place once it listens; the pipe goes in as descriptor 3.
+        // The shell turns its standard output into descriptor 3, on which the agent tells that it listens.
         let (ready, agent_end) = std::io::pipe().unwrap();
         let process = Command::new("sh")
             .args(["-c", "exec \"$@\" 3>&1 >/dev/null", "sh"])
+            .args(starter)
             .arg(env!("CARGO_BIN_EXE_fermata-agent"))
             .args(["--socket-name", &name, "--ready-fd", "3"])
             .args(arguments)

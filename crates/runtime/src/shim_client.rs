@@ -58,9 +58,10 @@ pub async fn start_shim(
     std::fs::write(&path, text).map_err(file("write", &path))?;
     let log_path = run_directory.join(run_files::LOG);
     let log = std::fs::File::create(&log_path).map_err(file("make", &log_path))?;
+    // Without a working directory or a hook std uses posix_spawn(3), which does not copy the daemon's page tables as fork(2)
+    // does; the shim changes its directory itself.
     let mut child = tokio::process::Command::new(program)
         .arg(run_directory)
-        .current_dir("/")
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -112,8 +112,13 @@ async fn build(
         })
         .await?;
     let held = run_and_hold(engine, &sandbox.id, spec, events).await;
-    if let Err(error) = engine.stop_sandbox(&sandbox.id).await {
-        warn!(sandbox = %sandbox.id, error = error.chain(), "cannot stop the sandbox of a build");
+    // A tool of this build, not a sandbox of the caller's: it is not listed afterwards.
+    let ended = match engine.stop_sandbox(&sandbox.id).await {
+        Ok(_) => engine.remove_sandbox(&sandbox.id).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        warn!(sandbox = %sandbox.id, error = error.chain(), "cannot end the sandbox of a build");
     }
     let snapshot = held?;
     let baked = bake(inner, &id, &snapshot, &sandbox.image, spec).await;

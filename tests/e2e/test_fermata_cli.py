@@ -5,11 +5,12 @@ import os
 import pty
 import select
 import subprocess
+import sys
 
 import pytest
 from beam import Sandbox
 from commands import run
-from server import BINARY
+from server import BINARY, TOKEN
 
 
 @pytest.fixture
@@ -19,13 +20,18 @@ def fermata(server):
             [BINARY, *arguments],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
-            env={**os.environ, "FERMATA_DATA_DIR": str(server.data_directory)},
+            env=environment(server),
             capture_output=True,
             text=True,
             timeout=60,
         )
 
     return call
+
+
+def environment(server) -> dict[str, str]:
+    """A token that was given to the server by hand is given to its clients by hand."""
+    return {**os.environ, "FERMATA_DATA_DIR": str(server.data_directory), "FERMATA_TOKEN": TOKEN}
 
 
 def test_run_passes_output_and_exit_code_through(fermata):
@@ -48,11 +54,10 @@ def test_a_terminal(server):
     """`-it` gives the process a terminal of the size of ours, and what is typed reaches it."""
     child, terminal = pty.fork()
     if child == 0:
-        environment = {**os.environ, "FERMATA_DATA_DIR": str(server.data_directory)}
         os.execve(
             BINARY,
             [BINARY, "run", "-it", "--", "sh", "-c", "test -t 0 && test -t 1 && read x && echo got-$x"],
-            environment,
+            environment(server),
         )
     seen = b""
     typed = False
@@ -129,13 +134,13 @@ def endpoint(fermata) -> dict[str, str]:
 
 def test_env_points_the_client_here(server, fermata):
     """`eval "$(fermata env)"` is all that a user's script needs."""
-    script = f'eval "$({BINARY} env)"; exec python -c "$1"'
+    script = f'eval "$({BINARY} env)"; exec "$0" -c "$1"'
     program = (
         "from beam import Sandbox; s = Sandbox().create(); print(s.process.run_code('print(42)').result); s.terminate()"
     )
     answer = subprocess.run(
-        ["sh", "-c", script, "sh", program],
-        env={"PATH": os.environ["PATH"], "FERMATA_DATA_DIR": str(server.data_directory), "HOME": "/nonexistent"},
+        ["sh", "-c", script, sys.executable, program],
+        env={**environment(server), "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
         timeout=60,

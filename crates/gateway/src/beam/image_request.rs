@@ -201,28 +201,28 @@ mod tests {
         type Change = fn(&mut ImageDefinition);
         let cases: [(&str, Change); 10] = [
             ("from_registry", |image| {
-                image.existing_image_uri = "docker.io/x".to_owned()
+                image.existing_image_uri = "docker.io/x".to_owned();
             }),
             ("base_image_creds", |image| {
-                image.existing_image_credentials = true
+                image.existing_image_credentials = true;
             }),
             ("from_dockerfile", |image| {
-                image.dockerfile = "FROM x".to_owned()
+                image.dockerfile = "FROM x".to_owned();
             }),
             ("add_local_path", |image| {
-                image.build_context_object = "x".to_owned()
+                image.build_context_object = "x".to_owned();
             }),
             ("with_secrets", |image| image.secrets = vec!["x".to_owned()]),
             ("build_with_gpu", |image| image.gpu = "T4".to_owned()),
             ("git_source", |image| image.git_source = "x".to_owned()),
             ("micromamba", |image| {
-                image.python_version = "micromamba3.11".to_owned()
+                image.python_version = "micromamba3.11".to_owned();
             }),
             ("add_micromamba_packages", |image| {
-                image.build_steps = vec![step("micromamba", "x")]
+                image.build_steps = vec![step("micromamba", "x")];
             }),
             ("python3.9", |image| {
-                image.python_version = "python3.9".to_owned()
+                image.python_version = "python3.9".to_owned();
             }),
         ];
         for (name, change) in cases {

@@ -244,13 +244,13 @@ mod tests {
         let cases: [(&str, Change); 13] = [
             ("gpu", |request| request.gpu = "T4".to_owned()),
             ("volumes", |request| {
-                request.volumes = vec![Volume::default()]
+                request.volumes = vec![Volume::default()];
             }),
             ("disks", |request| {
-                request.disks = vec![DurableDisk::default()]
+                request.disks = vec![DurableDisk::default()];
             }),
             ("secrets", |request| {
-                request.secrets = vec![SecretVar::default()]
+                request.secrets = vec![SecretVar::default()];
             }),
             ("ports", |request| request.ports = vec![8000]),
             ("docker_enabled", |request| request.docker_enabled = true),
@@ -258,10 +258,10 @@ mod tests {
             ("pool", |request| request.pool = Some(PoolConfig::default())),
             ("authorized", |request| request.authorized = true),
             ("checkpoint_enabled", |request| {
-                request.checkpoint_enabled = true
+                request.checkpoint_enabled = true;
             }),
             ("sync_local_dir", |request| {
-                request.object_id = "other".to_owned()
+                request.object_id = "other".to_owned();
             }),
             ("stub type", |request| request.stub_type = "pod".to_owned()),
             ("hostname", |request| request.hostname = "a".to_owned()),

@@ -94,6 +94,18 @@ impl Shared {
                     slots = ?retired.keys(), error = error_chain(&error), "cannot clear away network namespaces"
                 ),
             }
+            if let Some(cleared) = stock.take_cleared_if_many() {
+                drop(stock);
+                if let Err(error) = self.forget_connections(&cleared) {
+                    // Only the limit of connections suffers.
+                    warn!(
+                        error = error_chain(&error),
+                        "cannot forget connections of ended sandboxes"
+                    );
+                }
+                stock = self.stock();
+                stock.forgotten(cleared);
+            }
             self.changed.notify_all();
         }
     }

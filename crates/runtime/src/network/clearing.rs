@@ -39,6 +39,7 @@ impl Shared {
                 "clearing away unused networks of an earlier server"
             );
             self.clear(&remains)?;
+            self.forget_connections(&remains)?;
         }
         Ok(in_use)
     }
@@ -94,15 +95,24 @@ impl Shared {
                 link::delete_group(&mut socket, group)
                     .map_err(system("delete network interfaces"))?;
             }
-            let addresses = slots
-                .iter()
-                .map(|slot| self.instance.transfer_address(*slot));
-            conntrack::forget(addresses).map_err(system("forget connections"))
+            Ok(())
         })?;
         for slot in slots {
             namespace::remove(&self.slot(*slot).namespace)?;
         }
         Ok(())
+    }
+
+    /// Removes what the host remembers of the connections of slots that are cleared: they would be counted against the next
+    /// user.
+    pub(super) fn forget_connections(&self, slots: &BTreeSet<u32>) -> Result<(), RuntimeError> {
+        let addresses = slots
+            .iter()
+            .map(|slot| self.instance.transfer_address(*slot))
+            .collect();
+        within(&self.host, || {
+            conntrack::forget(&addresses).map_err(system("forget connections"))
+        })
     }
 
     /// Clears what was released, with its policies.
@@ -130,6 +140,9 @@ impl Shared {
             (stock.take_retired(), stock.in_use())
         };
         self.clear_retired(&retired)?;
+        let mut cleared = self.stock().take_cleared();
+        cleared.extend(retired.into_keys());
+        self.forget_connections(&cleared)?;
         if in_use > 0 {
             return Ok(());
         }

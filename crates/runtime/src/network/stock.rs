@@ -1,9 +1,9 @@
 //! Which slot is where in its life; no system calls here.
 //!
 //! ```text
-//!             begin           made          acquire           release          cleared
-//!  free ────────────► making ──────► ready ──────────► in use ─────────► retired ───────► free (last in the queue)
-//!                        └── failed ──────────────────────────────────────►┘
+//!         begin          made         acquire          release           cleared          forgotten
+//!  free ─────────► making ────► ready ────────► in use ────────► retired ────────► cleared ────────► free (last in the queue)
+//!                     └── failed ───────────────────────────────────►┘
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +19,8 @@ pub(super) struct Stock {
     ready: VecDeque<u32>,
     in_use: BTreeMap<u32, Policy>,
     retired: BTreeMap<u32, Policy>,
+    /// Gone, but for the host's memory of their connections.
+    cleared: BTreeSet<u32>,
     target: usize,
     closing: bool,
 }
@@ -33,6 +35,7 @@ impl Stock {
             ready: VecDeque::new(),
             in_use,
             retired: BTreeMap::new(),
+            cleared: BTreeSet::new(),
             target,
             closing: false,
         }
@@ -96,6 +99,20 @@ impl Stock {
     }
 
     pub(super) fn cleared(&mut self, slots: impl IntoIterator<Item = u32>) {
+        self.cleared.extend(slots);
+    }
+
+    /// Cleared slots, when their connections should be forgotten now: that costs the same for one as for many.
+    pub(super) fn take_cleared_if_many(&mut self) -> Option<BTreeSet<u32>> {
+        const MANY: usize = 256;
+        (self.cleared.len() > self.free.len().min(MANY)).then(|| self.take_cleared())
+    }
+
+    pub(super) fn take_cleared(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.cleared)
+    }
+
+    pub(super) fn forgotten(&mut self, slots: impl IntoIterator<Item = u32>) {
         self.free.extend(slots);
     }
 
@@ -143,13 +160,14 @@ impl Stock {
     }
 
     #[cfg(test)]
-    fn counts(&self) -> [usize; 5] {
+    fn counts(&self) -> [usize; 6] {
         [
             self.free.len(),
             self.making,
             self.ready.len(),
             self.in_use.len(),
             self.retired.len(),
+            self.cleared.len(),
         ]
     }
 }
@@ -161,7 +179,7 @@ mod tests {
     #[test]
     fn a_slot_goes_round_and_comes_back_last() {
         let mut stock = Stock::new(3, BTreeMap::from([(2, Policy::Blocked)]), 1);
-        assert_eq!(stock.counts(), [2, 0, 0, 1, 0]);
+        assert_eq!(stock.counts(), [2, 0, 0, 1, 0, 0]);
         assert_eq!(stock.begin_if_short(), Some(1));
         assert_eq!(stock.begin_if_short(), None, "the target is one");
         stock.made_ready(1);
@@ -171,13 +189,17 @@ mod tests {
         assert!(!stock.retire(1), "not twice");
         assert_eq!(stock.take_retired().into_keys().collect::<Vec<_>>(), [1]);
         stock.cleared([1]);
-        assert_eq!(stock.counts(), [2, 0, 0, 1, 0]);
+        assert_eq!(stock.take_cleared_if_many(), None, "one is free still");
+        assert_eq!(stock.counts(), [1, 0, 0, 1, 0, 1]);
+        let cleared = stock.take_cleared();
+        stock.forgotten(cleared);
+        assert_eq!(stock.counts(), [2, 0, 0, 1, 0, 0]);
         assert_eq!(stock.begin(), Some(3));
         assert_eq!(stock.begin(), Some(1));
         assert_eq!(stock.begin(), None);
         stock.failed(3);
         stock.made_for_use(1);
-        assert_eq!(stock.counts(), [0, 0, 0, 2, 1]);
+        assert_eq!(stock.counts(), [0, 0, 0, 2, 1, 0]);
     }
 
     #[test]
@@ -190,11 +212,11 @@ mod tests {
         stock.take_ready().unwrap();
         let late = stock.begin_if_short().unwrap();
         stock.close(false);
-        assert_eq!(stock.counts(), [1, 1, 0, 1, 1]);
+        assert_eq!(stock.counts(), [1, 1, 0, 1, 1, 0]);
         assert_eq!(stock.begin_if_short(), None);
         stock.made_ready(late);
-        assert_eq!(stock.counts(), [1, 0, 0, 1, 2]);
+        assert_eq!(stock.counts(), [1, 0, 0, 1, 2, 0]);
         stock.close(true);
-        assert_eq!(stock.counts(), [1, 0, 0, 0, 3]);
+        assert_eq!(stock.counts(), [1, 0, 0, 0, 3, 0]);
     }
 }

@@ -59,6 +59,9 @@ fn start_now(agent: &Agent, request: StartProcess) -> Result<i32, Refusal> {
         0 => OUTPUT_BYTES,
         bytes => usize::try_from(bytes.min(MAX_OUTPUT_BYTES)).unwrap_or(OUTPUT_BYTES),
     };
+    // The table is locked from the making of the pipes to the end of this block: the reaper never meets a child of ours that
+    // it does not know, and no other child, forked meanwhile, holds an end of these pipes and so delays their end.
+    let mut table = agent.table();
     let streams = match request.terminal {
         Some(size) => Streams::terminal(agent, size, limit)?,
         None => Streams::pipes(agent, request.open_stdin, limit)?,
@@ -82,8 +85,6 @@ fn start_now(agent: &Agent, request: StartProcess) -> Result<i32, Refusal> {
         open_files: Some(agent.open_files),
         reset_oom_score: agent.reset_oom_score,
     };
-    // From fork to insertion under the lock, so that the reaper never meets a child of ours that it does not know.
-    let mut table = agent.table();
     let launched = launch(&plan)
         .map_err(|error| Refusal::of_errno(kind_of(&error), "cannot start a process", &error))?;
     let description = Description {
@@ -99,9 +100,9 @@ fn start_now(agent: &Agent, request: StartProcess) -> Result<i32, Refusal> {
         streams.state,
     ));
     table.insert(&process);
-    drop(table);
     // While this process holds the child's ends, no stream would ever end.
     drop((streams.stdin, streams.stdout, streams.stderr));
+    drop(table);
 
     let outcome = launched
         .wait_for_exec()

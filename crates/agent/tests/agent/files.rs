@@ -297,6 +297,21 @@ async fn patterns_are_found_at_their_places() {
 }
 
 #[tokio::test]
+async fn patterns_in_patterns_are_searched_or_refused_on_a_small_stack() {
+    let agent = Agent::spawn();
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("file"), "a\n").unwrap();
+    let nested = |depth: usize| "(".repeat(depth) + "a" + &")?".repeat(depth);
+    let path = bytes(root.path());
+    let found = agent.client.find_in_files(path, &nested(40)).await.unwrap();
+    assert_eq!(found.files[0].matches[0].content, "a");
+    for depth in [100, 100_000] {
+        let refused = agent.client.find_in_files(path, &nested(depth)).await;
+        assert_eq!(refusal(refused).0, Kind::InvalidArgument);
+    }
+}
+
+#[tokio::test]
 async fn replacing_changes_what_matches_and_nothing_else() {
     let agent = Agent::spawn();
     let root = tempfile::tempdir().unwrap();

@@ -21,6 +21,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -146,7 +148,7 @@ pub trait UpperDriver: fmt::Debug + Send + Sync + 'static {
     /// Writes an upper's data out while it is in use, so that a snapshot soon after has little left to do.
     fn flush(&self, id: &UpperId) -> Result<()>;
 
-    /// Counts by walking the tree: 50,000 files take some 100 ms, so never do it under a freeze.
+    /// Counts by walking the tree: 50,000 files take half a second, so never do it under a freeze.
     fn usage(&self, item: &Item) -> Result<Usage>;
 }
 
@@ -154,6 +156,7 @@ pub trait UpperDriver: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     root: PathBuf,
+    next: Arc<AtomicU64>,
 }
 
 impl Layout {
@@ -161,6 +164,7 @@ impl Layout {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let layout = Self {
             root: root.to_owned(),
+            next: Arc::default(),
         };
         for directory in [layout.uppers(), layout.snapshots(), layout.staging()] {
             durable::create_directory(&directory)?;
@@ -181,6 +185,11 @@ impl Layout {
 
     pub(crate) fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// A name in staging that nobody else uses, so that a leftover is never in the way.
+    fn unique(&self, name: &str) -> String {
+        format!("{}-{name}", self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(crate) fn root(&self) -> &Path {

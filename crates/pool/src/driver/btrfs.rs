@@ -1,12 +1,13 @@
 //! Uppers as btrfs subvolumes.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fermata_sys::btrfs;
+use rustix::fs::syncfs;
 use rustix::io::Errno;
 
 use super::{Contents, DriverKind, Item, Layout, Upper, UpperDriver, Usage, prepare};
@@ -41,21 +42,44 @@ impl BtrfsDriver {
         Ok(())
     }
 
+    /// Wakes the cleaner, which frees what was deleted only now and then. Called when space ran out, and never by a flush
+    /// or a snapshot: it would be at work under the freeze.
+    fn reclaim(&self) -> Result<()> {
+        let root = self.layout.root();
+        btrfs::sync(open_directory(root)?.as_fd()).map_err(PoolError::file("sync", root))
+    }
+
     /// Makes a subvolume in staging with `make`, then moves it to its place.
     fn stage(&self, id: &UpperId, make: impl FnOnce(&File, &OsStr) -> Result<()>) -> Result<Upper> {
         let target = self.layout.require_absent(&id.clone().into())?;
         let staging = self.layout.staging();
-        let name = OsStr::new(id.as_str());
-        make(&open_directory(&staging)?, name)?;
-        let staged = staging.join(name);
-        let placed = prepare(&staged).and_then(|()| {
+        let name = OsString::from(self.layout.unique(id.as_str()));
+        let staged = staging.join(&name);
+        let made = make(&open_directory(&staging)?, &name);
+        let placed = made.and_then(|()| prepare(&staged)).and_then(|()| {
             std::fs::rename(&staged, &target).map_err(PoolError::file("rename to", &target))
         });
-        if let Err(error) = placed {
-            delete_subvolume(&staging, name)?;
-            return Err(error);
+        let Err(error) = placed else {
+            return Ok(self.layout.upper(id));
+        };
+        // The first error is the one to tell; what stays in staging goes at the next open.
+        if staged.exists()
+            && let Err(error) = delete_subvolume(&staging, &name)
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "half-made upper stays"
+            );
         }
-        Ok(self.layout.upper(id))
+        if error.is_no_space()
+            && let Err(error) = self.reclaim()
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot free deleted space"
+            );
+        }
+        Err(error)
     }
 }
 
@@ -113,7 +137,7 @@ impl UpperDriver for BtrfsDriver {
         let directory = open_directory(&path)?;
         for _ in 0..FLUSH_PASSES {
             let start = Instant::now();
-            btrfs::sync(directory.as_fd()).map_err(PoolError::file("flush", &path))?;
+            syncfs(&directory).map_err(PoolError::file("flush", &path))?;
             if start.elapsed() < SHORT_FLUSH {
                 break;
             }

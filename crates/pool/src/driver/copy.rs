@@ -31,7 +31,7 @@ impl CopyDriver {
             Item::Upper(id) => format!("upper-{id}"),
             Item::Snapshot(id) => format!("snapshot-{id}"),
         };
-        Temporary::new(self.layout.staging().join(name))
+        Temporary::new(self.layout.staging().join(self.layout.unique(&name)))
     }
 
     /// Everything, the names included; a copy has no cheaper point of truth.

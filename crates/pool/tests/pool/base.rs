@@ -58,7 +58,7 @@ fn the_base_image_is_what_sandboxes_need() {
     };
     assert!(run("python --version").starts_with("Python 3.11"));
     assert!(run("python3 --version").starts_with("Python 3.11"));
-    run("pip --version && git --version && curl --version && ps --version");
+    run("pip --version && git --version && curl --version && command -v ps");
     run("python3 -m venv /tmp/venv && /tmp/venv/bin/pip --version");
     run("test ! -e /usr/lib/python3.11/EXTERNALLY-MANAGED");
     run(

@@ -133,7 +133,6 @@ fn a_full_btrfs_keeps_what_it_has() {
     // btrfs gives the space of deleted snapshots back in the background, from the next commit on.
     let deadline = Instant::now() + Duration::from_secs(30);
     let clone = loop {
-        pool.uppers().flush(&upper_id("u")).unwrap();
         match pool
             .uppers()
             .clone_snapshot(&snapshot_id("before"), &upper_id("c"))

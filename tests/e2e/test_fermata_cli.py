@@ -56,7 +56,7 @@ def test_a_terminal(server):
     if child == 0:
         os.execve(
             BINARY,
-            [BINARY, "run", "-it", "--", "sh", "-c", "test -t 0 && test -t 1 && read x && echo got-$x"],
+            [BINARY, "run", "-it", "--", "sh", "-c", "test -t 0 && test -t 1 && echo ready && read x && echo got-$x"],
             environment(server),
         )
     seen = b""
@@ -64,16 +64,12 @@ def test_a_terminal(server):
     while select.select([terminal], [], [], 30)[0]:
         try:
             piece = os.read(terminal, 4096)
-        except OSError:
-            break
-        if not piece:
+        except OSError:  # the other side is closed (EIO)
             break
         seen += piece
-        if not typed:
+        if b"ready" in seen and not typed:
             os.write(terminal, b"hello\n")
             typed = True
-    if not typed:
-        os.write(terminal, b"hello\n")
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0, seen
     assert b"got-hello" in seen

@@ -19,7 +19,13 @@ pub(super) fn search(pattern: &str) -> Result<Regex, Refusal> {
         .size_limit(COMPILED_BYTES)
         .dfa_size_limit(CACHED_BYTES)
         .build()
-        .map_err(|error| Refusal::invalid(format!("the pattern is not valid: {error}")))
+        .map_err(|error| {
+            // The lines before the last one repeat the pattern, however long it is.
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default();
+            let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+            Refusal::invalid(format!("the pattern is not valid: {reason}"))
+        })
 }
 
 pub(super) fn replacement_search(pattern: &str) -> Result<Regex, Refusal> {

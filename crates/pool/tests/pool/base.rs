@@ -11,7 +11,14 @@ use crate::support::{Overlay, TestPool, upper_id};
 #[test]
 #[ignore = "downloads Debian packages"]
 fn the_base_image_is_what_sandboxes_need() {
-    let pool = TestPool::new(DriverChoice::Btrfs);
+    let mut pool = TestPool::new(DriverChoice::Btrfs);
+    let certificate = pool.scratch.path().join("authority.pem");
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args("req -x509 -newkey ed25519 -nodes -subj /CN=test -keyout /dev/null -out".split(' '));
+    assert!(openssl.arg(&certificate).output().unwrap().status.success());
+    pool.config.extra_certificates.push(certificate.clone());
+    pool.reopen();
     let mut lines = Vec::new();
     let start = std::time::Instant::now();
     let base = pool
@@ -64,6 +71,8 @@ fn the_base_image_is_what_sandboxes_need() {
     run(
         "test -f /etc/resolv.conf -a ! -L /etc/resolv.conf -a ! -s /etc/machine-id -a -d /workspace -a ! -e /etc/hostname",
     );
+    let certificate = fs::read_to_string(certificate).unwrap();
+    assert!(run("cat /etc/ssl/certs/ca-certificates.crt").contains(certificate.trim()));
     run("grep -rq bookworm /etc/apt/sources.list /etc/apt/sources.list.d");
     assert_eq!(
         run("locale charmap 2>/dev/null || echo UTF-8").trim(),

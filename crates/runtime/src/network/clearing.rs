@@ -147,7 +147,7 @@ impl Shared {
             return Ok(());
         }
         within(&self.host, || {
-            firewall::apply(&firewall::no_table(&self.instance))
+            self.rules.apply(&firewall::no_table(&self.instance))
         })?;
         namespace::remove_directory(&self.directory)?;
         self.instance.release()

@@ -14,13 +14,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
 
 use super::cidr::{Cidr, disjoint_ipv4};
 use super::instance::Instance;
 use super::link::INSIDE_NAME;
+use super::namespace::{file, system};
 use super::policy::Policy;
 use super::{INSIDE_ADDRESS, INSIDE_PREFIX, INTERFACE_PREFIX};
 use crate::RuntimeError;
@@ -227,11 +232,11 @@ pub(super) struct Nft {
 
 impl Nft {
     /// One transaction: all of it or nothing.
-    pub(super) fn start(rules: &str) -> Result<Self, RuntimeError> {
+    pub(super) fn start(rules: &str, output: Stdio) -> Result<Self, RuntimeError> {
         let mut child = Command::new("nft")
             .args(["-f", "-"])
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(output)
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|source| RuntimeError::Spawn {
@@ -264,7 +269,28 @@ impl Nft {
     }
 }
 
-/// Applies rules in the namespace of the calling thread.
-pub(super) fn apply(rules: &str) -> Result<(), RuntimeError> {
-    Nft::start(rules)?.finish()
+/// Changes the host's rules. Its lock is inherited by each `nft` (as standard output, to which that has nothing to say): one
+/// that outlives a killed server is waited for by the next, and cannot undo what that does.
+#[derive(Debug)]
+pub(super) struct RuleWriter {
+    lock: File,
+}
+
+impl RuleWriter {
+    /// For the one server that has the claim; waits for `nft` processes of an earlier one.
+    pub(super) fn open(path: &Path) -> Result<Self, RuntimeError> {
+        let lock = File::create(path).map_err(file("make", path))?;
+        flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|errno| file("lock", path)(errno.into()))?;
+        Ok(Self { lock })
+    }
+
+    /// Applies rules in the namespace of the calling thread.
+    pub(super) fn apply(&self, rules: &str) -> Result<(), RuntimeError> {
+        let lock = self
+            .lock
+            .try_clone()
+            .map_err(system("duplicate a descriptor"))?;
+        Nft::start(rules, Stdio::from(lock))?.finish()
+    }
 }

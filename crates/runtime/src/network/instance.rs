@@ -4,10 +4,12 @@
 //! that leaves sandboxes behind; the next one with the same run directory finds it again.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -20,6 +22,9 @@ use crate::RuntimeError;
 /// How many there can be; a power of two, that many parts the transfer range is cut into.
 const INSTANCES: u8 = 1 << INSTANCE_BITS;
 const INSTANCE_BITS: u8 = 4;
+
+/// A child that a killed server was about to start holds its descriptors until it executes its program.
+const OWN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A claimed number.
 #[derive(Debug)]
@@ -57,12 +62,10 @@ impl Instance {
             let mut claim = open(&path)?;
             let mut text = Vec::new();
             claim.read_to_end(&mut text).map_err(file("read", &path))?;
-            let held = match flock(&claim, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => false,
-                Err(Errno::WOULDBLOCK) => true,
-                Err(errno) => return Err(file("lock", &path)(errno.into())),
-            };
-            if text == wanted {
+            let own = text == wanted;
+            let held = is_held(&claim, if own { OWN_PATIENCE } else { Duration::ZERO })
+                .map_err(file("lock", &path))?;
+            if own {
                 if held {
                     return Err(RuntimeError::NetworkInUse { run_directory });
                 }
@@ -143,6 +146,20 @@ impl Instance {
         match self.range.address() {
             IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + slot),
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+        }
+    }
+}
+
+/// Whether somebody else holds the claim for longer than this.
+fn is_held(claim: &File, patience: Duration) -> io::Result<bool> {
+    const STEP: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + patience;
+    loop {
+        match flock(claim, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(false),
+            Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(true),
+            Err(Errno::WOULDBLOCK) => thread::sleep(STEP),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -124,7 +125,10 @@ pub(super) fn make(host: &OwnedFd, plan: &Plan) -> Result<(), RuntimeError> {
         mount_bind(OWN_NAMESPACE, &plan.path)
             .map_err(|errno| file("mount a network namespace at", &plan.path)(errno.into()))?;
         // The slowest step; it runs beside the rest.
-        let translation = Nft::start(&firewall::inside_rules(plan.transfer_address))?;
+        let translation = Nft::start(
+            &firewall::inside_rules(plan.transfer_address),
+            Stdio::null(),
+        )?;
         set_inside_options()?;
         let mut inside = Socket::route().map_err(system("open a netlink socket"))?;
         link::set_up(&mut inside, link::LOOPBACK)

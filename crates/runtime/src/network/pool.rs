@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
 
 use super::cidr::Cidr;
-use super::firewall::{self, Rules};
+use super::firewall::{RuleWriter, Rules};
 use super::instance::Instance;
 use super::namespace::{self, system, within};
 use super::policy::Policy;
@@ -38,6 +38,7 @@ pub(super) struct Shared {
     pub(super) refused_networks: Vec<Cidr>,
     pub(super) fallback_name_servers: Vec<String>,
     pub(super) instance: Instance,
+    pub(super) rules: RuleWriter,
     pub(super) host: OwnedFd,
     pub(super) stock: Mutex<Stock>,
     pub(super) changed: Condvar,
@@ -74,6 +75,7 @@ impl NetworkPool {
             refused_networks: config.refused_networks,
             fallback_name_servers: config.name_servers,
             stock: Mutex::new(Stock::new(instance.slots(), BTreeMap::new(), 0)),
+            rules: RuleWriter::open(&config.run_directory.join("rules.lock"))?,
             instance,
             host,
             changed: Condvar::new(),
@@ -238,7 +240,7 @@ impl Shared {
             refused: &self.refused_networks,
             name_servers: &resolvers.name_servers,
         });
-        within(&self.host, || firewall::apply(&text))
+        within(&self.host, || self.rules.apply(&text))
     }
 
     pub(super) fn make(&self, number: u32) -> Result<(), RuntimeError> {

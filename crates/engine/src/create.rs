@@ -166,7 +166,7 @@ async fn start(
         .create(id.as_str(), limits)
         .map_err(runtime("limit", id))?;
     let (upper, lower) = tokio::try_join!(
-        inner.storage.create_upper(id, image.snapshot.as_deref()),
+        inner.storage.create_upper(id, image),
         inner.storage.mount_layers(&image.layers),
     )?;
     let run_directory = inner.run_directory(id);

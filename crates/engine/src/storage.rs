@@ -60,19 +60,20 @@ impl Storage {
         Ok((storage, record))
     }
 
-    /// Makes the writable layer of a sandbox, empty or from a snapshot.
+    /// Makes the writable layer of a sandbox: empty, or from its image's snapshot.
     pub(crate) async fn create_upper(
         &self,
         sandbox: &SandboxId,
-        snapshot: Option<&str>,
+        image: &ImageRecord,
     ) -> Result<Upper> {
         let id = sandbox.to_string();
-        let snapshot = snapshot.map(str::to_owned);
+        let snapshot = image.snapshot.clone();
+        let layers = image.layers.clone();
         self.with(format!("sandbox {id}"), move |pool| {
             let upper = id.parse()?;
             match snapshot {
                 Some(snapshot) => pool.uppers().clone_snapshot(&snapshot.parse()?, &upper),
-                None => pool.uppers().create(&upper),
+                None => pool.create_upper(&upper, &digests(&layers)?),
             }
         })
         .await
@@ -138,11 +139,7 @@ impl Storage {
     pub(crate) async fn mount_layers(&self, layers: &[String]) -> Result<Vec<PathBuf>> {
         let layers = layers.to_vec();
         self.with("the layers of an image".to_owned(), move |pool| {
-            let layers = layers
-                .iter()
-                .map(|layer| layer.parse::<Digest>())
-                .collect::<Result<Vec<_>, _>>()?;
-            pool.mount_lower(pool.system_layers(), &layers)
+            pool.mount_lower(pool.system_layers(), &digests(&layers)?)
         })
         .await
     }
@@ -213,6 +210,10 @@ async fn blocking<T: Send + 'static>(
             subject: subject.into(),
             source,
         })
+}
+
+fn digests(layers: &[String]) -> Result<Vec<Digest>, PoolError> {
+    layers.iter().map(|layer| layer.parse()).collect()
 }
 
 /// What is to be deleted may have been deleted by an earlier, interrupted try.

@@ -50,8 +50,9 @@ pub(crate) fn become_init(spec: &ShimSpec, inherited: &Inherited) -> Result<Infa
     root::enter(spec)?;
     null_standard_streams()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // The shim may be protected against the out-of-memory killer; what it starts is not.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    // Out of memory inside means the end of some program, not of process 1 and with it everything; the agent sets what it
+    // starts back to 0. Refused without CAP_SYS_RESOURCE, and then the sandbox is only less robust.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
 
     let arguments = c_strings(spec.init.iter().map(String::as_str))?;
     let environment = spec

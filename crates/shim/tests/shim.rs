@@ -226,7 +226,8 @@ mod tests {
 
     #[tokio::test]
     async fn running_out_of_memory_is_recorded() {
-        let script = "printf x >&3; x=$(head -c 400000000 /dev/zero | tr '\\0' x); exit 3";
+        // Killable like a program that the agent starts.
+        let script = "echo 0 > /proc/self/oom_score_adj; printf x >&3; x=$(head -c 400000000 /dev/zero | tr '\\0' x); exit 3";
         let fixture = Fixture::new("memory", script);
         let shim = fixture.start().await.unwrap();
         let _ = shim.wait_exit().await;

@@ -168,20 +168,16 @@ impl AgentClient {
         let deadline = Instant::now() + timeout;
         let from = match from {
             OutputFrom::Offset(offset) => read_output::From::Offset(offset),
-            OutputFrom::Cursor { name, request_id } => {
-                read_output::From::Cursor(Cursor {
-                    name,
-                    request_id,
-                    whole_characters: false,
-                })
-            }
-            OutputFrom::TextCursor { name, request_id } => {
-                read_output::From::Cursor(Cursor {
-                    name,
-                    request_id,
-                    whole_characters: true,
-                })
-            }
+            OutputFrom::Cursor { name, request_id } => read_output::From::Cursor(Cursor {
+                name,
+                request_id,
+                whole_characters: false,
+            }),
+            OutputFrom::TextCursor { name, request_id } => read_output::From::Cursor(Cursor {
+                name,
+                request_id,
+                whole_characters: true,
+            }),
         };
         loop {
             let read = ReadOutput {

@@ -26,7 +26,10 @@ struct VolumeArguments {
     name: [u8; NAME_SIZE],
 }
 
-const _: () = assert!(size_of::<VolumeArguments>() == 4096, "the kernel's structure is one page");
+const _: () = assert!(
+    size_of::<VolumeArguments>() == 4096,
+    "the kernel's structure is one page"
+);
 
 const SYNC: ioctl::Opcode = ioctl::opcode::none(MAGIC, 8);
 const SNAP_CREATE_V2: ioctl::Opcode = ioctl::opcode::write::<VolumeArguments>(MAGIC, 23);
@@ -47,7 +50,10 @@ pub fn snapshot_subvolume(
     read_only: bool,
 ) -> io::Result<()> {
     let flags = if read_only { READ_ONLY } else { 0 };
-    call::<SNAP_CREATE_V2>(parent, arguments(name, i64::from(source.as_raw_fd()), flags)?)
+    call::<SNAP_CREATE_V2>(
+        parent,
+        arguments(name, i64::from(source.as_raw_fd()), flags)?,
+    )
 }
 
 /// Removes the subvolume `name` from the directory `parent` with everything in it; its space is freed in the background.
@@ -70,12 +76,21 @@ fn arguments(name: &OsStr, fd: i64, flags: u64) -> io::Result<VolumeArguments> {
     if bytes.is_empty() || bytes.len() > NAME_MAX || bytes.contains(&b'/') || bytes.contains(&0) {
         return Err(io::ErrorKind::InvalidFilename.into());
     }
-    let mut arguments = VolumeArguments { fd, transaction: 0, flags, unused: [0; 4], name: [0; NAME_SIZE] };
+    let mut arguments = VolumeArguments {
+        fd,
+        transaction: 0,
+        flags,
+        unused: [0; 4],
+        name: [0; NAME_SIZE],
+    };
     arguments.name[..bytes.len()].copy_from_slice(bytes);
     Ok(arguments)
 }
 
-fn call<const OPCODE: ioctl::Opcode>(parent: BorrowedFd<'_>, arguments: VolumeArguments) -> io::Result<()> {
+fn call<const OPCODE: ioctl::Opcode>(
+    parent: BorrowedFd<'_>,
+    arguments: VolumeArguments,
+) -> io::Result<()> {
     // SAFETY: all three opcodes take a pointer to `struct btrfs_ioctl_vol_args_v2`, which `VolumeArguments` mirrors (size
     // checked above), and only read it.
     let setter = unsafe { ioctl::Setter::<OPCODE, VolumeArguments>::new(arguments) };
@@ -101,7 +116,9 @@ mod tests {
     #[test]
     fn names_that_are_not_names_are_refused() {
         for name in ["", "a/b", "a\0b", &"x".repeat(256)] {
-            let error = arguments(OsStr::new(name), 0, 0).err().map(|error| error.kind());
+            let error = arguments(OsStr::new(name), 0, 0)
+                .err()
+                .map(|error| error.kind());
             assert_eq!(error, Some(io::ErrorKind::InvalidFilename), "{name:?}");
         }
     }

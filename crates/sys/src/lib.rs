@@ -1,13 +1,16 @@
 //! The only crate with `unsafe`: system calls that rustix lacks, each behind a safe function.
-#![expect(unsafe_code, reason = "this crate exists to keep every unsafe block in one place")]
+#![expect(
+    unsafe_code,
+    reason = "this crate exists to keep every unsafe block in one place"
+)]
 #![cfg_attr(not(test), warn(missing_docs))]
+pub mod btrfs;
 pub mod clone;
 pub mod device_filter;
 pub mod execute;
-pub mod seccomp;
-pub mod own_memory;
-pub mod process;
-pub mod terminal;
-pub mod btrfs;
 pub mod loop_device;
 pub mod network_namespace;
+pub mod own_memory;
+pub mod process;
+pub mod seccomp;
+pub mod terminal;

@@ -43,7 +43,10 @@ struct Config {
     reserved: [u64; 8],
 }
 
-const _: () = assert!(size_of::<Info>() == 232 && size_of::<Config>() == 304, "the kernel's structures");
+const _: () = assert!(
+    size_of::<Info>() == 232 && size_of::<Config>() == 304,
+    "the kernel's structures"
+);
 
 /// How the device reaches its file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,12 +69,18 @@ pub struct LoopDevice {
 impl LoopDevice {
     /// Attaches `backing` to a free device. `LOOP_CONFIGURE` (Linux 5.8) sets everything in one step.
     pub fn attach(backing: BorrowedFd<'_>, options: Options) -> io::Result<Self> {
-        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")?;
         for _ in 0..ATTEMPTS {
             let index = free_index(&control)?;
             let path = PathBuf::from(format!("/dev/loop{index}"));
             ensure_node(&path, index)?;
-            let file = OpenOptions::new().read(true).write(!options.read_only).open(&path)?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(!options.read_only)
+                .open(&path)?;
             match configure(&file, backing, options) {
                 Ok(()) => return Ok(Self { path, file }),
                 Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
@@ -85,7 +94,9 @@ impl LoopDevice {
     pub fn find(backing: &Path) -> io::Result<Option<Self>> {
         for entry in std::fs::read_dir("/sys/block")? {
             let entry = entry?;
-            let Ok(text) = std::fs::read(entry.path().join("loop/backing_file")) else { continue };
+            let Ok(text) = std::fs::read(entry.path().join("loop/backing_file")) else {
+                continue;
+            };
             use std::os::unix::ffi::OsStrExt;
             if text.strip_suffix(b"\n").unwrap_or(&text) != backing.as_os_str().as_bytes() {
                 continue;
@@ -144,7 +155,13 @@ fn free_index(control: &File) -> io::Result<u32> {
 /// A container's `/dev` may lack the node that the control device just made.
 fn ensure_node(path: &Path, index: u32) -> io::Result<()> {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-    match mknodat(CWD, path, FileType::BlockDevice, Mode::from_raw_mode(0o660), makedev(7, index)) {
+    match mknodat(
+        CWD,
+        path,
+        FileType::BlockDevice,
+        Mode::from_raw_mode(0o660),
+        makedev(7, index),
+    ) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -195,7 +212,12 @@ mod tests {
     fn a_file_becomes_a_device_and_is_found_and_let_go() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap().join("image");
-        let backing = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        let backing = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
         backing.set_len(1 << 20).unwrap();
         assert!(LoopDevice::find(&path).unwrap().is_none());
 
@@ -209,7 +231,10 @@ mod tests {
         // udev may hold the device open for a moment.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         while LoopDevice::find(&path).unwrap().is_some() {
-            assert!(std::time::Instant::now() < deadline, "the device is still attached");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the device is still attached"
+            );
             std::thread::yield_now();
         }
     }

@@ -100,10 +100,26 @@ async fn build(
     let id = build_id(inner, spec)?;
     let gate = lock(&inner.builds).entry(id.clone()).or_default().clone();
     // An equal build that runs already is waited for; its result is then found.
-    let _gate = gate.lock().await;
-    if lock(&inner.images).contains_key(&id) {
-        return Ok((id, true));
-    }
+    let result = {
+        let _gate = gate.lock().await;
+        if lock(&inner.images).contains_key(&id) {
+            Ok((id, true))
+        } else {
+            build_anew(engine, id, spec, events).await
+        }
+    };
+    drop(gate);
+    lock(&inner.builds).retain(|_, gate| Arc::strong_count(gate) > 1);
+    result
+}
+
+async fn build_anew(
+    engine: &Engine,
+    id: ImageId,
+    spec: &BuildSpec,
+    events: &mpsc::Sender<BuildEvent>,
+) -> Result<(ImageId, bool), BuildError> {
+    let inner = &engine.inner;
     let sandbox = engine
         .create_sandbox(SandboxSpec {
             image: spec.from.clone(),

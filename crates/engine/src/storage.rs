@@ -70,6 +70,7 @@ impl Storage {
         let snapshot = image.snapshot.clone();
         let layers = image.layers.clone();
         self.with(format!("sandbox {id}"), move |pool| {
+            require_room(pool)?;
             let upper = id.parse()?;
             match snapshot {
                 Some(snapshot) => pool.uppers().clone_snapshot(&snapshot.parse()?, &upper),
@@ -88,10 +89,11 @@ impl Storage {
         .await
     }
 
-    /// Writes out what a sandbox has changed while it runs on.
+    /// Writes out what a sandbox has changed while it runs on, as the first step of holding it.
     pub(crate) async fn flush_upper(&self, sandbox: &SandboxId) -> Result<()> {
         let id = sandbox.to_string();
         self.with(format!("sandbox {id}"), move |pool| {
+            require_room(pool)?;
             pool.uppers().flush(&id.parse()?)
         })
         .await
@@ -210,6 +212,20 @@ async fn blocking<T: Send + 'static>(
             subject: subject.into(),
             source,
         })
+}
+
+/// The pool's own file system is sparse: when the disk below it is full, writes into it fail as if it were broken. Nothing new
+/// is begun before it comes to that.
+fn require_room(pool: &Pool) -> Result<(), PoolError> {
+    const RESERVE_BYTES: u64 = 256 << 20;
+    let available = pool.space()?.host_free;
+    if available < RESERVE_BYTES {
+        return Err(PoolError::TooLittleSpace {
+            needed: RESERVE_BYTES,
+            available,
+        });
+    }
+    Ok(())
 }
 
 fn digests(layers: &[String]) -> Result<Vec<Digest>, PoolError> {

@@ -204,8 +204,8 @@ pub struct FilesystemSnapshot {
     pub paused_ms: f64,
     /// From request to answer.
     pub total_ms: f64,
-    /// Bytes in the sandbox's writable layer at that instant.
-    pub upper_bytes: u64,
+    /// Bytes in the sandbox's writable layer at that instant, once measured.
+    pub upper_bytes: Option<u64>,
 }
 
 /// A step of an image build.

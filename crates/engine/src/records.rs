@@ -207,6 +207,16 @@ impl Records {
         Ok(())
     }
 
+    pub(crate) async fn set_image_size(&self, id: &ImageId, bytes: u64) -> Result<()> {
+        sqlx::query("UPDATE images SET size_bytes = ? WHERE id = ?")
+            .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+            .bind(id.as_str())
+            .execute(&self.fast)
+            .await
+            .map_err(failed("record an image's size"))?;
+        Ok(())
+    }
+
     pub(crate) async fn delete_image(&self, id: &ImageId) -> Result<()> {
         sqlx::query("DELETE FROM images WHERE id = ?")
             .bind(id.as_str())

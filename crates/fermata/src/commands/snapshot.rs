@@ -18,7 +18,7 @@ pub(super) async fn snapshot(
             "paused {:.1} ms, took {:.1} ms, holds {}",
             snapshot.paused_ms,
             snapshot.total_ms,
-            ByteSize(snapshot.upper_bytes)
+            ByteSize(snapshot.upper_bytes.unwrap_or_default())
         ));
     }
     printer.either(&snapshot, || snapshot.image.to_string())?;

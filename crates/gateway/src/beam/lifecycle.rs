@@ -144,9 +144,11 @@ pub(super) async fn create_image(
 ) -> Result<pod::PodSandboxCreateImageFromFilesystemResponse, BeamError> {
     let id = sandbox_id(&request.container_id)?;
     let snapshot = beam.engine().snapshot_filesystem(&id).await?;
+    let image_id = snapshot.image.to_string();
+    beam.engine().measure_in_background(snapshot);
     Ok(pod::PodSandboxCreateImageFromFilesystemResponse {
         ok: true,
-        image_id: snapshot.image.into(),
+        image_id,
         ..Default::default()
     })
 }

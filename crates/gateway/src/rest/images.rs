@@ -23,6 +23,7 @@ pub(super) async fn snapshot(
     match request.kind {
         SnapshotKind::Filesystem => {
             let snapshot = engine.snapshot_filesystem(&id).await?;
+            let snapshot = engine.measure(snapshot).await?;
             Ok((StatusCode::CREATED, Json(snapshot)))
         }
         SnapshotKind::Memory => Err(EngineError::Unsupported {

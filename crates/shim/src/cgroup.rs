@@ -64,7 +64,7 @@ fn write(cgroup: &CgroupSpec, name: &str, value: &str) -> Result<(), ShimError> 
     std::fs::write(&path, value).map_err(ShimError::file("write", path))
 }
 
-/// Waits until `cgroup.events` has the line. Its changes raise POLLPRI (cgroup-v2.rst, "[Un]populated Notification").
+/// Waits until `cgroup.events` has the line. Its changes raise POLLPRI (cgroup-v2.rst, "Un-populated Notification").
 fn wait_for_event(cgroup: &CgroupSpec, line: &str, limit: Duration) -> Result<bool, ShimError> {
     let path = cgroup.unified.join("cgroup.events");
     let deadline = Instant::now() + limit;

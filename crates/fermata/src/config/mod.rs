@@ -25,6 +25,24 @@ pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/fermata";
 /// Read if it is there and no other was named.
 const DEFAULT_FILE: &str = "/etc/fermata/config.toml";
 
+/// Authorities that this machine's administrator has added to Debian's (update-ca-certificates(8)). Behind a gateway that
+/// inspects TLS, sandboxes reach no package index without them.
+const LOCAL_AUTHORITIES: &str = "/usr/local/share/ca-certificates";
+
+/// The certificates in a directory, in order of name; none when it cannot be read.
+fn local_authorities(directory: &Path) -> Vec<String> {
+    let mut found: Vec<String> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "crt"))
+        .map(|path| path.display().to_string())
+        .collect();
+    found.sort();
+    found
+}
+
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -272,7 +290,7 @@ impl Config {
             ),
             extra_certificates: Setting::or_default(
                 sources.find(None, variables::EXTRA_CERTIFICATES, file.extra_certificates)?,
-                List::default(),
+                List(local_authorities(Path::new(LOCAL_AUTHORITIES))),
             ),
             build_environment: Setting::or_default(
                 sources.find(None, variables::BUILD_ENVIRONMENT, file.build_environment)?,

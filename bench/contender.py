@@ -27,6 +27,12 @@ class Contender(Protocol):
     def execute(self, sandbox: str, command: list[str]) -> None:
         """Runs a command to its end; raises if it fails."""
 
+    def require_snapshots(self) -> None:
+        """Raises `Unavailable` when it cannot hold the filesystem of a running sandbox."""
+
+    def prepare(self, image: str | None = None) -> None:
+        """What a user does once before the first of many `create`."""
+
     def hold(self, sandbox: str) -> tuple[str, float, float | None]:
         """Holds the filesystem: the image, milliseconds in total, and milliseconds of pause where the system tells."""
 

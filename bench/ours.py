@@ -80,6 +80,9 @@ class Fermata:
             self._stubs[image] = answer.stub_id
         return self._stubs[image]
 
+    def require_snapshots(self) -> None:
+        pass
+
     def prepare(self, image: str | None = None) -> None:
         self._stub(image)
 

@@ -40,6 +40,9 @@ class Podman:
         answer = subprocess.run([*self._podman, *arguments], capture_output=True, text=True, check=True)
         return answer.stdout.strip()
 
+    def require_snapshots(self) -> None:
+        pass
+
     def prepare(self, image: str | None = None) -> None:
         pass
 

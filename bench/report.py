@@ -74,11 +74,12 @@ def rows(system: dict[str, Any]) -> list[tuple[str, str]]:
             two(value("create_from_held", "p50"), value("create_from_held", "p99")),
         ),
         ("memory of the keepers of one idle sandbox (PSS)", mib(pick(system, "idle", "kib"))),
-        ("the same with 100 sandboxes alive", mib(pick(system, "many", "idle_kib"))),
+        ("the same with many sandboxes alive", mib(pick(system, "many", "idle_kib"))),
         (
-            "100 sandboxes one after another, first ten / last ten, p50",
+            "many sandboxes made one after another, all alive: first ten / last ten, p50",
             two(value("many", "first_ten", "p50"), value("many", "last_ten", "p50")),
         ),
+        ("how many (100, or as many as 90 s were enough for)", str(pick(system, "many", "n") or "n/a")),
     ]
 
 

@@ -49,6 +49,9 @@ class Runsc:
             log.seek(0)
             return log.read()
 
+    def require_snapshots(self) -> None:
+        raise Unavailable("runsc has no snapshot of a filesystem alone")
+
     def prepare(self, image: str | None = None) -> None:
         pass
 
@@ -63,10 +66,10 @@ class Runsc:
         self._call("exec", sandbox, *command)
 
     def hold(self, sandbox: str) -> tuple[str, float, float | None]:
-        raise Unavailable("runsc has no snapshot of a filesystem alone")
+        raise NotImplementedError
 
     def forget(self, image: str) -> None:
-        raise Unavailable("runsc has no images")
+        raise NotImplementedError
 
     def end(self, sandbox: str) -> None:
         self._call("delete", "--force", sandbox)

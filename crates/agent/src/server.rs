@@ -24,7 +24,7 @@ use crate::process::{READ_BYTES, StreamName, reap};
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 /// Enough for the deepest pattern that is accepted; only touched pages count.
-const STACK_BYTES: usize = 256 << 10;
+const STACK_BYTES: usize = 1 << 20;
 /// When nothing has happened for so long, memory that only work needs is given back.
 const REST_AFTER: Timespec = Timespec {
     tv_sec: 2,

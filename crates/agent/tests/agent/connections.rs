@@ -111,9 +111,11 @@ async fn suspending_leaves_one_thread_and_no_connection_and_repeats_waits_later(
     }
     agent.client.suspend().await;
     // The listener only. A thread closes its socket just before it ends.
-    assert_eq!(sockets(&agent), 1);
-    while threads(&agent) > 1 {
-        assert!(Instant::now() < deadline, "a thread is left");
+    while sockets(&agent) > 1 || threads(&agent) > 1 {
+        assert!(
+            Instant::now() < deadline,
+            "a connection or a thread is left"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let held_back = tokio::time::timeout(Duration::from_millis(50), agent.client.hello()).await;

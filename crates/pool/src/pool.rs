@@ -12,6 +12,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock, statvfs};
 use rustix::io::Errno;
@@ -221,7 +222,17 @@ fn lock(directory: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .map_err(PoolError::file("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    // A process that was killed may have been starting a program: that child shares the lock until it executes.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const STEP: Duration = Duration::from_millis(10);
+    let deadline = Instant::now() + PATIENCE;
+    let locked = loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(STEP),
+            result => break result,
+        }
+    };
+    match locked {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(PoolError::InUse {
             path: directory.to_owned(),

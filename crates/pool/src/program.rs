@@ -1,4 +1,4 @@
-//! Host programs: `mkfs.btrfs`, `mkfs.erofs`, `mmdebstrap`, `chroot`.
+//! Host programs: `btrfs`, `mkfs.btrfs`, `mkfs.erofs`, `mmdebstrap`, `chroot`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};

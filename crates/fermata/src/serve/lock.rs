@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -11,6 +12,11 @@ use rustix::io::Errno;
 use super::error::ServeError;
 
 const LOCK_FILE: &str = "daemon.lock";
+
+/// A server that was killed may have been starting a program: that child holds the lock too until it executes (flock(2): a lock
+/// belongs to the open file, which a fork shares).
+const PATIENCE: Duration = Duration::from_secs(3);
+const STEP: Duration = Duration::from_millis(10);
 
 /// Held as long as it lives; the kernel lets go of it however the process ends.
 #[derive(Debug)]
@@ -43,7 +49,14 @@ pub(super) fn take(directory: &Path) -> Result<Lock, ServeError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let deadline = Instant::now() + PATIENCE;
+    let locked = loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(STEP),
+            result => break result,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut text = String::new();

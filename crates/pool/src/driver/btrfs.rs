@@ -19,6 +19,10 @@ const SHORT_FLUSH: Duration = Duration::from_millis(20);
 /// A sandbox that writes without pause is never clean.
 const FLUSH_PASSES: usize = 3;
 
+/// How long deleted subvolumes may take to give their space back before a pool counts as full.
+const RECLAIM_LIMIT: Duration = Duration::from_secs(3);
+const RECLAIM_STEP: Duration = Duration::from_millis(100);
+
 /// See [`UpperDriver`]. A snapshot or clone is one ioctl, atomic by itself.
 #[derive(Debug)]
 pub(crate) struct BtrfsDriver {
@@ -49,8 +53,22 @@ impl BtrfsDriver {
         btrfs::sync(open_directory(root)?.as_fd()).map_err(PoolError::file("sync", root))
     }
 
-    /// Makes a subvolume in staging with `make`, then moves it to its place.
-    fn stage(&self, id: &UpperId, make: impl FnOnce(&File, &OsStr) -> Result<()>) -> Result<Upper> {
+    /// Makes a subvolume in staging with `make`, then moves it to its place. When space runs out, what was deleted before is
+    /// freed first: btrfs does that when it pleases.
+    fn stage(&self, id: &UpperId, make: impl Fn(&File, &OsStr) -> Result<()>) -> Result<Upper> {
+        let deadline = Instant::now() + RECLAIM_LIMIT;
+        loop {
+            match self.try_stage(id, &make) {
+                Err(error) if error.is_no_space() && Instant::now() < deadline => {
+                    self.reclaim()?;
+                    std::thread::sleep(RECLAIM_STEP);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_stage(&self, id: &UpperId, make: impl Fn(&File, &OsStr) -> Result<()>) -> Result<Upper> {
         let target = self.layout.require_absent(&id.clone().into())?;
         let staging = self.layout.staging();
         let name = OsString::from(self.layout.unique(id.as_str()));
@@ -69,14 +87,6 @@ impl BtrfsDriver {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "half-made upper stays"
-            );
-        }
-        if error.is_no_space()
-            && let Err(error) = self.reclaim()
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "cannot free deleted space"
             );
         }
         Err(error)

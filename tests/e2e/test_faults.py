@@ -14,6 +14,7 @@ from beta9.exceptions import SandboxConnectionError, SandboxProcessError
 from commands import run, sh
 from host import agent_of, await_end, cgroups_of, shim_of
 from leftovers import leftovers
+from server import BINARY
 from waiting import eventually
 
 UNHEARD = (SandboxProcessError, SandboxConnectionError, OSError)
@@ -218,8 +219,6 @@ def test_stop_sandboxes_ends_them(server, new_sandbox):
 
 
 def test_a_second_server_on_the_same_data_is_refused(server):
-    from server import BINARY
-
     answer = subprocess.run(
         [BINARY, "serve", f"--data-dir={server.data_directory}", "--grpc=127.0.0.1:0", "--http=127.0.0.1:0"],
         capture_output=True,
@@ -231,9 +230,7 @@ def test_a_second_server_on_the_same_data_is_refused(server):
     assert run(Sandbox().create(), "true").code == 0
 
 
-def test_a_taken_port_is_named(server, tmp_path):
-    from server import BINARY
-
+def test_a_taken_port_is_named_before_anything_is_made(server, tmp_path):
     answer = subprocess.run(
         [BINARY, "serve", f"--data-dir={tmp_path}", f"--grpc=127.0.0.1:{server.grpc_port}", "--http=127.0.0.1:0"],
         capture_output=True,
@@ -242,6 +239,7 @@ def test_a_taken_port_is_named(server, tmp_path):
     )
     assert answer.returncode != 0
     assert str(server.grpc_port) in answer.stderr
+    assert not (tmp_path / "pool").exists()
 
 
 def test_random_kills_under_load(server, new_sandbox):

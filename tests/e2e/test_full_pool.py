@@ -1,6 +1,9 @@
 """A server with little room: what is full says so, and nothing that was held is lost."""
 
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 from beam import Image, Sandbox
@@ -15,9 +18,10 @@ MEMORY_MIB = 512
 
 
 @pytest.fixture(scope="module")
-def small(server, tmp_path_factory):
+def small(server):
     """Its own server; the client of this process speaks to it while this module runs."""
-    directory = tmp_path_factory.mktemp("small")
+    # Not below pytest's own directory, which it deletes later with whatever may still be mounted there.
+    directory = Path(tempfile.mkdtemp(prefix="fermata-e2e-small-", dir="/var/tmp"))
     small = Server(
         directory, environment={"FERMATA_POOL_SIZE": f"{POOL_MIB}MiB", "FERMATA_MEMORY_CAP": f"{MEMORY_MIB}MiB"}
     )
@@ -27,11 +31,17 @@ def small(server, tmp_path_factory):
         yield small
     small.close()
     assert leftovers(directory) == []
+    shutil.rmtree(directory)
+
+
+def create(**options):
+    """The client's default image remembers the first server that it was looked up at."""
+    return Sandbox(**{"image": Image(python_version="python3.11"), **options}).create()
 
 
 @pytest.fixture
 def sandbox(small):
-    with Sandbox().create() as made:
+    with create() as made:
         yield made
 
 
@@ -64,7 +74,7 @@ def test_a_snapshot_in_a_full_pool(small, sandbox):
     else:
         small.api("DELETE", f"/images/{full}")
     sh(sandbox, "rm /fill; sync")
-    with Sandbox(image=Image.from_id(held)).create() as child:
+    with create(image=Image.from_id(held)) as child:
         assert sh(child, "cat /kept") == "kept\n"
     small.api("DELETE", f"/images/{held}")
 
@@ -72,9 +82,9 @@ def test_a_snapshot_in_a_full_pool(small, sandbox):
 def test_a_build_in_a_full_pool(small):
     images = len(small.api("GET", "/images"))
     with pytest.raises(ImageBuildError, match="(?i)no space left"):
-        Sandbox(image=Image().add_commands([f"echo {uuid.uuid4().hex}", FILL])).create()
+        create(image=Image().add_commands([f"echo {uuid.uuid4().hex}", FILL]))
     assert len(small.api("GET", "/images")) == images
-    with Sandbox().create() as after:
+    with create() as after:
         sh(after, "echo room again >/file")
 
 

@@ -52,13 +52,17 @@ def test_run_removes_its_sandbox(server, fermata):
 
 def test_a_terminal(server):
     """`-it` gives the process a terminal of the size of ours, and what is typed reaches it."""
-    child, terminal = pty.fork()
-    if child == 0:
-        os.execve(
-            BINARY,
-            [BINARY, "run", "-it", "--", "sh", "-c", "test -t 0 && test -t 1 && echo ready && read x && echo got-$x"],
-            environment(server),
-        )
+    terminal, theirs = pty.openpty()
+    script = "test -t 0 && test -t 1 && echo ready && read x && echo got-$x"
+    child = subprocess.Popen(
+        [BINARY, "run", "-it", "--", "sh", "-c", script],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(server),
+        start_new_session=True,
+    )
+    os.close(theirs)
     seen = b""
     typed = False
     while select.select([terminal], [], [], 30)[0]:
@@ -70,8 +74,8 @@ def test_a_terminal(server):
         if b"ready" in seen and not typed:
             os.write(terminal, b"hello\n")
             typed = True
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, seen
+    os.close(terminal)
+    assert child.wait(30) == 0, seen
     assert b"got-hello" in seen
 
 

@@ -54,7 +54,7 @@ def two(first: str, second: str) -> str:
     return "n/a" if (first, second) == ("n/a", "n/a") else f"{first} / {second}"
 
 
-def rows(system: dict[str, Any]) -> list[tuple[str, str]]:
+def rows(system: dict[str, Any], crowd_seconds: int) -> list[tuple[str, str]]:
     def value(*path: str) -> str:
         return ms(pick(system, *path))
 
@@ -79,13 +79,13 @@ def rows(system: dict[str, Any]) -> list[tuple[str, str]]:
             "many sandboxes made one after another, all alive: first ten / last ten, p50",
             two(value("many", "first_ten", "p50"), value("many", "last_ten", "p50")),
         ),
-        ("how many (100, or as many as 90 s were enough for)", str(pick(system, "many", "n") or "n/a")),
+        (f"how many: 100, or as many as {crowd_seconds} s were enough for", str(pick(system, "many", "n") or "n/a")),
     ]
 
 
 def table(results: dict[str, Any]) -> str:
     systems = [name for name in SYSTEMS if name in results["systems"]]
-    columns = [rows(results["systems"][name]) for name in systems]
+    columns = [rows(results["systems"][name], results["crowd_seconds"]) for name in systems]
     lines = [f"| measure | {' | '.join(systems)} |", f"|---|{'---:|' * len(systems)}"]
     for cells in zip(*columns, strict=True):
         lines.append(f"| {cells[0][0]} | {' | '.join(text for _, text in cells)} |")

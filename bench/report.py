@@ -24,7 +24,8 @@ def machine() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d"),
         "processor": f"{os.cpu_count()} cores, {cpu}",
         "memory": f"{memory / (1 << 30):.0f} GiB",
-        "kernel": platform.release(),
+        # Without what the builder of the kernel added.
+        "kernel": platform.release().split("-")[0],
         "system": release["PRETTY_NAME"].strip('"'),
     }
 

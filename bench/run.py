@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -144,6 +145,8 @@ def measure_all(system: Contender, quick: int, held: int, crowd: int) -> dict:
 
 
 def main() -> None:
+    # So that a run that is ended leaves no sandbox behind either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--data-dir", type=Path, default=Path("/var/lib/fermata-bench"))
     options.add_argument("--runsc", type=Path, help="the runsc program")

@@ -89,7 +89,7 @@ pub(crate) fn serve_once(agent: &Agent, caller: &Caller) -> bool {
         // The frame was read to its end, so the next one can be found.
         Err(error @ FrameError::Decode(_)) => refused(
             failure::Kind::InvalidArgument,
-            crate::failure::chain(&error),
+            fermata_protocol::error_chain(&error),
         ),
         Ok(None) | Err(FrameError::Transfer(_) | FrameError::TooLarge { .. }) => return false,
     };

@@ -1,7 +1,5 @@
 //! Why a call is refused, in the words that the daemon's callers see.
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::io;
 
 use fermata_protocol::agent::Failure;
@@ -104,18 +102,6 @@ pub(crate) fn kind_of(error: &io::Error) -> Kind {
         _ if error.kind() == io::ErrorKind::OutOfMemory => Kind::ResourceExhausted,
         _ => Kind::Internal,
     }
-}
-
-/// An error and all its causes on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // Writing to a string cannot fail.
-        let _ = write!(line, ": {cause}");
-        next = cause.source();
-    }
-    line
 }
 
 #[cfg(test)]

@@ -27,9 +27,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let problem = match arguments::parse(std::env::args_os().skip(1)) {
         Ok(options) => match server::run(&options) {
-            Err(error) => failure::chain(&error),
+            Err(error) => fermata_protocol::error_chain(&error),
         },
-        Err(error) => failure::chain(&error),
+        Err(error) => fermata_protocol::error_chain(&error),
     };
     // Nothing can be done when stderr is gone too.
     let _ = writeln!(std::io::stderr(), "fermata-agent: {problem}");

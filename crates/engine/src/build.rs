@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::create::{new_id, runtime};
 use crate::live::{Handle, Inner, lock};
 use crate::model::{
-    BuildEvent, BuildSpec, BuildStep, ImageId, ImageOrigin, SandboxId, SandboxSpec, SandboxStatus,
+    BuildEvent, BuildSpec, BuildStep, ImageId, ImageOrigin, SandboxId, SandboxSpec,
 };
 use crate::records::{ImageRecord, ImageStatus};
 use crate::{Engine, EngineError, Result};
@@ -174,15 +174,6 @@ async fn run_and_hold(
             ..source
         })
         .await?;
-    let _operation = live.operation.lock().await;
-    let status = live.state.borrow().status;
-    if status != SandboxStatus::Running {
-        return Err(EngineError::NotRunning {
-            id: sandbox.clone(),
-            status,
-        }
-        .into());
-    }
     if let Err(error) = crate::snapshot::hold(inner, &live, &snapshot).await {
         crate::snapshot::discard(inner, &snapshot).await;
         return Err(error.into());

@@ -60,14 +60,6 @@ impl Engine {
 
 async fn snapshot(inner: Arc<Inner>, live: Arc<Live>) -> Result<FilesystemSnapshot> {
     let started = Instant::now();
-    let _operation = live.operation.lock().await;
-    let status = live.state.borrow().status;
-    if status != SandboxStatus::Running {
-        return Err(EngineError::NotRunning {
-            id: live.id.clone(),
-            status,
-        });
-    }
     let source = lock(&inner.images)
         .get(&live.image)
         .cloned()
@@ -114,25 +106,26 @@ async fn snapshot(inner: Arc<Inner>, live: Arc<Live>) -> Result<FilesystemSnapsh
 
 async fn measure(inner: &Inner, image: &ImageId) -> Result<u64> {
     let bytes = inner.storage.snapshot_bytes(image).await?;
-    let record = {
-        let mut images = lock(&inner.images);
-        let record = images
-            .get_mut(image)
-            .ok_or_else(|| EngineError::ImageNotFound { id: image.clone() })?;
-        record.size_bytes = bytes;
-        record.clone()
-    };
-    inner
-        .records
-        .set_image_size(image, record.size_bytes)
-        .await?;
+    lock(&inner.images)
+        .get_mut(image)
+        .ok_or_else(|| EngineError::ImageNotFound { id: image.clone() })?
+        .size_bytes = bytes;
+    inner.records.set_image_size(image, bytes).await?;
     info!(%image, upper_bytes = bytes, "filesystem snapshot measured");
     Ok(bytes)
 }
 
-/// Captures a sandbox's upper under a freeze, as the pool's snapshot `id`, and says how long it stood still. The caller holds the
-/// sandbox's operation lock.
+/// Captures a sandbox's upper under a freeze, as the pool's snapshot `id`, and says how long it stood still. Captures of the same
+/// sandbox follow one another.
 pub(crate) async fn hold(inner: &Inner, live: &Live, id: &ImageId) -> Result<Duration> {
+    let _operation = live.operation.lock().await;
+    let status = live.state.borrow().status;
+    if status != SandboxStatus::Running {
+        return Err(EngineError::NotRunning {
+            id: live.id.clone(),
+            status,
+        });
+    }
     inner.storage.flush_upper(&live.id).await?;
     let frozen_at = Instant::now();
     let frozen = live

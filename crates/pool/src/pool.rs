@@ -12,10 +12,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock, statvfs};
-use rustix::io::Errno;
+use fermata_sys::file_lock::lock_exclusively;
+use rustix::fs::statvfs;
 
 use crate::backing::{self, Backing};
 use crate::base::{self, BaseImage};
@@ -222,22 +222,14 @@ fn lock(directory: &Path) -> Result<File> {
         .truncate(false)
         .open(&path)
         .map_err(PoolError::file("open", &path))?;
-    // A process that was killed may have been starting a program: that child shares the lock until it executes.
+    // For what a killed process was just starting.
     const PATIENCE: Duration = Duration::from_secs(3);
-    const STEP: Duration = Duration::from_millis(10);
-    let deadline = Instant::now() + PATIENCE;
-    let locked = loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(STEP),
-            result => break result,
-        }
-    };
-    match locked {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(PoolError::InUse {
+    if lock_exclusively(&file, PATIENCE).map_err(PoolError::file("lock", &path))? {
+        Ok(file)
+    } else {
+        Err(PoolError::InUse {
             path: directory.to_owned(),
-        }),
-        Err(error) => Err(PoolError::file("lock", &path)(error)),
+        })
     }
 }
 

@@ -8,9 +8,11 @@
 //! Shims and agents of an earlier release keep running under a later daemon, and agents live on inside memory snapshots:
 //! protobuf's rules for adding fields are the compatibility rules of these two interfaces.
 
+mod chain;
 pub mod frame;
 mod spec;
 
+pub use chain::error_chain;
 pub use frame::{FrameError, MAX_FRAME_BYTES};
 pub use spec::*;
 

@@ -1,7 +1,5 @@
 //! What can go wrong between the daemon and a sandbox.
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
@@ -193,17 +191,4 @@ impl RuntimeError {
             | Self::System { .. } => RuntimeErrorKind::Internal,
         }
     }
-}
-
-/// An error and all its causes on one line.
-#[must_use]
-pub fn error_chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // Writing to a string cannot fail.
-        let _ = write!(line, ": {cause}");
-        next = cause.source();
-    }
-    line
 }

@@ -11,7 +11,8 @@ mod shim_client;
 mod syscalls;
 
 pub use agent_client::{AgentClient, OutputFrom, StartRequest};
-pub use error::{RuntimeError, RuntimeErrorKind, error_chain};
+pub use error::{RuntimeError, RuntimeErrorKind};
+pub use fermata_protocol::error_chain;
 pub use seccomp::SeccompError;
 pub use security::default_security;
 pub use shim_client::{Frozen, ShimClient, exit_record, start_shim};

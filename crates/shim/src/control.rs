@@ -247,7 +247,7 @@ impl Connection {
 
 fn failure(error: &ShimError) -> Answer {
     Answer::Failure(Failure {
-        message: crate::error::chain(error),
+        message: fermata_protocol::error_chain(error),
         errno: 0,
     })
 }

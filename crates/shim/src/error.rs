@@ -1,7 +1,5 @@
 //! What can go wrong in a shim.
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
@@ -51,15 +49,4 @@ impl ShimError {
             source: source.into(),
         }
     }
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let _ = write!(line, ": {cause}");
-        next = cause.source();
-    }
-    line
 }

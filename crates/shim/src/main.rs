@@ -23,13 +23,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use error::ShimError;
-use fermata_protocol::{ShimSpec, run_files};
+use fermata_protocol::{ShimSpec, error_chain, run_files};
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let chain = error::chain(&error);
+            let chain = error_chain(&error);
             // The daemon reads the first line of stdout; the log keeps the words for a daemon that was not there.
             let _ = writeln!(std::io::stdout(), "error {}", chain.replace('\n', " "));
             let _ = writeln!(std::io::stderr(), "{chain}");

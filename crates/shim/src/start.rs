@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use fermata_protocol::ShimSpec;
+use fermata_protocol::{ShimSpec, error_chain};
 use fermata_sys::clone::{Cloned, Namespaces, clone_process, unshare_time_for_children};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::child;
-use crate::error::{ShimError, chain};
+use crate::error::ShimError;
 
 /// A sandbox whose process 1 is ready.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(crate) fn start(spec: &ShimSpec) -> Result<Started, ShimError> {
                 ready: ready_writer,
             };
             let Err(error) = child::become_init(spec, &inherited);
-            let _ = File::from(failure_writer).write_all(chain(&error).as_bytes());
+            let _ = File::from(failure_writer).write_all(error_chain(&error).as_bytes());
             child::leave();
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),

@@ -8,6 +8,7 @@ pub mod btrfs;
 pub mod clone;
 pub mod device_filter;
 pub mod execute;
+pub mod file_lock;
 pub mod loop_device;
 pub mod network_namespace;
 pub mod own_memory;

@@ -4,19 +4,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
+use fermata_sys::file_lock::lock_exclusively;
 
 use super::error::ServeError;
 
 const LOCK_FILE: &str = "daemon.lock";
 
-/// A server that was killed may have been starting a program: that child holds the lock too until it executes (flock(2): a lock
-/// belongs to the open file, which a fork shares).
+/// For what a killed server was just starting.
 const PATIENCE: Duration = Duration::from_secs(3);
-const STEP: Duration = Duration::from_millis(10);
 
 /// Held as long as it lives; the kernel lets go of it however the process ends.
 #[derive(Debug)]
@@ -49,27 +46,16 @@ pub(super) fn take(directory: &Path) -> Result<Lock, ServeError> {
         .mode(0o600)
         .open(&path)
         .map_err(failed("open", &path))?;
-    let deadline = Instant::now() + PATIENCE;
-    let locked = loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(STEP),
-            result => break result,
-        }
-    };
-    match locked {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let pid = file
-                .read_to_string(&mut text)
-                .ok()
-                .and_then(|_length| text.trim().parse().ok());
-            return Err(ServeError::Locked {
-                directory: directory.to_owned(),
-                pid,
-            });
-        }
-        Err(error) => return Err(failed("lock", &path)(error.into())),
+    if !lock_exclusively(&file, PATIENCE).map_err(failed("lock", &path))? {
+        let mut text = String::new();
+        let pid = file
+            .read_to_string(&mut text)
+            .ok()
+            .and_then(|_length| text.trim().parse().ok());
+        return Err(ServeError::Locked {
+            directory: directory.to_owned(),
+            pid,
+        });
     }
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))

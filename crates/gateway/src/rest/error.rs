@@ -76,14 +76,8 @@ impl From<EngineError> for ApiError {
 
 impl From<RuntimeError> for ApiError {
     fn from(error: RuntimeError) -> Self {
-        Self::new(error.kind().into(), chain(&error))
+        Self::new(error.kind().into(), fermata_engine::error_chain(&error))
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &RuntimeError) -> String {
-    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
-        .fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 impl IntoResponse for ApiError {

@@ -4,15 +4,14 @@
 //! that leaves sandboxes behind; the next one with the same run directory finds it again.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use fermata_sys::file_lock::lock_exclusively;
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::INTERFACE_PREFIX;
 use super::cidr::Cidr;
@@ -63,15 +62,15 @@ impl Instance {
             let mut text = Vec::new();
             claim.read_to_end(&mut text).map_err(file("read", &path))?;
             let own = text == wanted;
-            let held = is_held(&claim, if own { OWN_PATIENCE } else { Duration::ZERO })
+            let locked = lock_exclusively(&claim, if own { OWN_PATIENCE } else { Duration::ZERO })
                 .map_err(file("lock", &path))?;
             if own {
-                if held {
+                if !locked {
                     return Err(RuntimeError::NetworkInUse { run_directory });
                 }
                 return Ok(Self::new(number, ranges, path, claim));
             }
-            if free.is_none() && !held && !is_alive(&text, &wanted) {
+            if free.is_none() && locked && !is_alive(&text, &wanted) {
                 free = Some((number, path, claim));
             }
         }
@@ -146,20 +145,6 @@ impl Instance {
         match self.range.address() {
             IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + slot),
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-        }
-    }
-}
-
-/// Whether somebody else holds the claim for longer than this.
-fn is_held(claim: &File, patience: Duration) -> io::Result<bool> {
-    const STEP: Duration = Duration::from_millis(5);
-    let deadline = Instant::now() + patience;
-    loop {
-        match flock(claim, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(false),
-            Err(Errno::WOULDBLOCK) if Instant::now() >= deadline => return Ok(true),
-            Err(Errno::WOULDBLOCK) => thread::sleep(STEP),
-            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -52,7 +52,10 @@ impl Shared {
             let made = self.make(number);
             stock = self.stock();
             match made {
-                Ok(()) => stock.made_ready(number),
+                Ok(()) => {
+                    stock.made_ready(number);
+                    self.changed.notify_all();
+                }
                 Err(error) => {
                     warn!(
                         slot = number,
@@ -89,10 +92,13 @@ impl Shared {
             stock = self.stock();
             match cleared {
                 Ok(()) => stock.cleared(retired.into_keys()),
-                // They are not used again, and the next start tries again.
-                Err(error) => warn!(
-                    slots = ?retired.keys(), error = error_chain(&error), "cannot clear away network namespaces"
-                ),
+                Err(error) => {
+                    // The next start tries again.
+                    stock.lost(retired.len());
+                    warn!(
+                        slots = ?retired.keys(), error = error_chain(&error), "cannot clear away network namespaces"
+                    );
+                }
             }
             if let Some(cleared) = stock.take_cleared_if_many() {
                 drop(stock);

@@ -18,13 +18,12 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::cidr::{Cidr, disjoint_ipv4};
 use super::instance::Instance;
-use super::link::INSIDE_NAME;
 use super::namespace::{file, system};
 use super::policy::Policy;
 use super::{INSIDE_ADDRESS, INSIDE_PREFIX, INTERFACE_PREFIX};
@@ -211,62 +210,9 @@ pub(super) fn no_table(instance: &Instance) -> String {
     format!("add table inet {table}\ndelete table inet {table}\n")
 }
 
-/// The rules inside: the common address becomes the one that the host knows.
-pub(super) fn inside_rules(transfer_address: Ipv4Addr) -> String {
-    format!(
-        "table ip fermata {{ chain leave {{ type nat hook postrouting priority srcnat; policy accept; \
-         oifname \"{INSIDE_NAME}\" snat to {transfer_address}; }}; }}\n"
-    )
-}
-
 fn list(networks: &[Cidr]) -> String {
     let networks: Vec<String> = networks.iter().map(Cidr::to_string).collect();
     format!("{{ {} }}", networks.join(", "))
-}
-
-/// A running `nft`, in the network namespace of the thread that started it.
-#[derive(Debug)]
-pub(super) struct Nft {
-    child: Child,
-}
-
-impl Nft {
-    /// One transaction: all of it or nothing.
-    pub(super) fn start(rules: &str, output: Stdio) -> Result<Self, RuntimeError> {
-        let mut child = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(output)
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| RuntimeError::Spawn {
-                program: "nft",
-                source,
-            })?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // It reads all of its input before it says anything, so this cannot block for good; and when it has died early,
-            // its exit code and its words tell more than the broken pipe.
-            _ = stdin.write_all(rules.as_bytes());
-        }
-        Ok(Self { child })
-    }
-
-    pub(super) fn finish(self) -> Result<(), RuntimeError> {
-        let output = self
-            .child
-            .wait_with_output()
-            .map_err(|source| RuntimeError::Spawn {
-                program: "nft",
-                source,
-            })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(RuntimeError::Program {
-            program: "nft",
-            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        })
-    }
 }
 
 /// Changes the host's rules. Its lock is inherited by each `nft` (as standard output, to which that has nothing to say): one
@@ -291,6 +237,34 @@ impl RuleWriter {
             .lock
             .try_clone()
             .map_err(system("duplicate a descriptor"))?;
-        Nft::start(rules, Stdio::from(lock))?.finish()
+        nft(rules, lock)
     }
+}
+
+/// Gives `nft` one transaction: all of it holds afterwards, or nothing.
+fn nft(rules: &str, output: File) -> Result<(), RuntimeError> {
+    let failed = |source| RuntimeError::Spawn {
+        program: "nft",
+        source,
+    };
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(output)
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It reads all of its input before it says anything, so this cannot block for good; and when it has died early,
+        // its exit code and its words tell more than the broken pipe.
+        _ = stdin.write_all(rules.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(RuntimeError::Program {
+        program: "nft",
+        output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
 }

@@ -38,6 +38,7 @@ mod policy;
 mod pool;
 mod resolver;
 mod stock;
+mod translation;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -5,7 +5,6 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,8 @@ use fermata_sys::network_namespace::unshare_network;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::firewall::Nft;
 use super::netlink::Socket;
-use super::{INSIDE_ADDRESS, INSIDE_GATEWAY, INSIDE_PREFIX, firewall, link};
+use super::{INSIDE_ADDRESS, INSIDE_GATEWAY, INSIDE_PREFIX, link, translation};
 use crate::RuntimeError;
 
 /// Follows the calling thread, unlike `/proc/self`, which is the first thread.
@@ -124,11 +122,8 @@ pub(super) fn make(host: &OwnedFd, plan: &Plan) -> Result<(), RuntimeError> {
         File::create(&plan.path).map_err(file("make", &plan.path))?;
         mount_bind(OWN_NAMESPACE, &plan.path)
             .map_err(|errno| file("mount a network namespace at", &plan.path)(errno.into()))?;
-        // The slowest step; it runs beside the rest.
-        let translation = Nft::start(
-            &firewall::inside_rules(plan.transfer_address),
-            Stdio::null(),
-        )?;
+        translation::install(plan.transfer_address)
+            .map_err(system("set the address translation inside"))?;
         set_inside_options()?;
         let mut inside = Socket::route().map_err(system("open a netlink socket"))?;
         link::set_up(&mut inside, link::LOOPBACK)
@@ -138,7 +133,6 @@ pub(super) fn make(host: &OwnedFd, plan: &Plan) -> Result<(), RuntimeError> {
         link::set_up(&mut inside, link::INSIDE).map_err(system("start the interface inside"))?;
         link::add_inside_address(&mut inside, INSIDE_ADDRESS, INSIDE_PREFIX, INSIDE_GATEWAY)
             .map_err(system("set the address inside"))?;
-        translation.finish()?;
         // Only now may a packet pass.
         enter(host)?;
         set_outside_options(&plan.interface)?;

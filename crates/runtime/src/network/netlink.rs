@@ -13,6 +13,8 @@ use rustix::net::{
 const REQUEST: u16 = 0x1;
 const ACKNOWLEDGE: u16 = 0x4;
 const DUMP: u16 = 0x300;
+/// Makes the thing when it is not there.
+pub(super) const CREATE: u16 = 0x400;
 /// Fails when the thing is there already.
 pub(super) const CREATE_NEW: u16 = 0x600;
 /// `AF_INET` as the one byte that messages have for it.
@@ -65,6 +67,12 @@ impl Message {
         let mut filled = fill(self);
         filled.close(start);
         filled
+    }
+
+    fn flag(mut self, flag: u16) -> Self {
+        let flags = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | flag;
+        self.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        self
     }
 
     fn open(&mut self, kind: u16) -> usize {
@@ -165,15 +173,46 @@ impl Socket {
         self.exchange(message, DUMP, each)
     }
 
+    /// Sends changes that take effect together or not at all. The kernel takes them from one datagram, and answers each
+    /// when the whole is decided (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c).
+    pub(super) fn transaction(
+        &mut self,
+        begin: Message,
+        changes: Vec<Message>,
+        end: Message,
+    ) -> io::Result<()> {
+        let first = self.sequence + 1;
+        let mut waiting = changes.len();
+        let mut bytes = begin.finish(first);
+        for change in changes {
+            self.sequence += 1;
+            bytes.extend(change.flag(ACKNOWLEDGE).finish(self.sequence));
+        }
+        bytes.extend(end.finish(self.sequence));
+        send(&self.descriptor, &bytes, SendFlags::empty())?;
+        let mut buffer = vec![0; DATAGRAM];
+        while waiting > 0 {
+            let (length, _) = recv(&self.descriptor, buffer.as_mut_slice(), RecvFlags::empty())?;
+            let mut rest = &buffer[..length];
+            while let Some((kind, sequence, body, next)) = split_message(rest) {
+                rest = next;
+                if i32::from(kind) == libc::NLMSG_ERROR && sequence >= first {
+                    verdict(body)?;
+                    waiting -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn exchange(
         &mut self,
-        mut message: Message,
+        message: Message,
         flag: u16,
         mut each: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
         self.sequence += 1;
-        let flags = u16::from_ne_bytes([message.bytes[6], message.bytes[7]]) | flag;
-        message.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        let message = message.flag(flag);
         send(
             &self.descriptor,
             &message.finish(self.sequence),

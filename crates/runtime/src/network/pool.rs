@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
@@ -22,6 +23,9 @@ use super::resolver::{self, Resolvers};
 use super::stock::Stock;
 use super::{NetworkConfig, Slot};
 use crate::RuntimeError;
+
+/// How long a sandbox waits for slots that are being cleared when there is no other.
+const CLEARING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Ready-made namespaces, and the policies of those in use. Lives in the network namespace of the thread that opened it.
 ///
@@ -256,7 +260,12 @@ impl Shared {
 
     fn make_for_use(&self) -> Result<u32, RuntimeError> {
         let number = {
-            let mut stock = self.stock();
+            // What was released just now is soon free again.
+            let mut stock = self
+                .changed
+                .wait_timeout_while(self.stock(), CLEARING_PATIENCE, |stock| stock.may_get_one())
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
             // One may have become ready meanwhile.
             if let Some(number) = stock.take_ready() {
                 return Ok(number);

@@ -19,6 +19,8 @@ pub(super) struct Stock {
     ready: VecDeque<u32>,
     in_use: BTreeMap<u32, Policy>,
     retired: BTreeMap<u32, Policy>,
+    /// Taken to be cleared or forgotten, and not back yet.
+    clearing: usize,
     /// Gone, but for the host's memory of their connections.
     cleared: BTreeSet<u32>,
     target: usize,
@@ -35,6 +37,7 @@ impl Stock {
             ready: VecDeque::new(),
             in_use,
             retired: BTreeMap::new(),
+            clearing: 0,
             cleared: BTreeSet::new(),
             target,
             closing: false,
@@ -61,6 +64,12 @@ impl Stock {
             return None;
         }
         self.begin()
+    }
+
+    /// Whether there is no slot now, but one that is not in use and so may come back.
+    pub(super) fn may_get_one(&self) -> bool {
+        let waiting = self.making + self.retired.len() + self.clearing + self.cleared.len();
+        !self.closing && self.free.is_empty() && self.ready.is_empty() && waiting > 0
     }
 
     pub(super) fn made_ready(&mut self, slot: u32) {
@@ -95,11 +104,20 @@ impl Stock {
 
     /// All slots to be cleared, with what was in force for them.
     pub(super) fn take_retired(&mut self) -> BTreeMap<u32, Policy> {
+        self.clearing += self.retired.len();
         std::mem::take(&mut self.retired)
     }
 
     pub(super) fn cleared(&mut self, slots: impl IntoIterator<Item = u32>) {
-        self.cleared.extend(slots);
+        for slot in slots {
+            self.clearing -= 1;
+            self.cleared.insert(slot);
+        }
+    }
+
+    /// These are not used again.
+    pub(super) fn lost(&mut self, slots: usize) {
+        self.clearing -= slots;
     }
 
     /// Cleared slots, when their connections should be forgotten now: that costs the same for one as for many.
@@ -109,11 +127,15 @@ impl Stock {
     }
 
     pub(super) fn take_cleared(&mut self) -> BTreeSet<u32> {
+        self.clearing += self.cleared.len();
         std::mem::take(&mut self.cleared)
     }
 
     pub(super) fn forgotten(&mut self, slots: impl IntoIterator<Item = u32>) {
-        self.free.extend(slots);
+        for slot in slots {
+            self.clearing -= 1;
+            self.free.push_back(slot);
+        }
     }
 
     pub(super) fn is_in_use(&self, slot: u32) -> bool {
@@ -182,6 +204,7 @@ mod tests {
         assert_eq!(stock.counts(), [2, 0, 0, 1, 0, 0]);
         assert_eq!(stock.begin_if_short(), Some(1));
         assert_eq!(stock.begin_if_short(), None, "the target is one");
+        assert!(!stock.may_get_one(), "slot 3 is free");
         stock.made_ready(1);
         assert_eq!(stock.take_ready(), Some(1));
         assert_eq!(stock.policy(1), Some(&Policy::Open));
@@ -197,9 +220,17 @@ mod tests {
         assert_eq!(stock.begin(), Some(3));
         assert_eq!(stock.begin(), Some(1));
         assert_eq!(stock.begin(), None);
+        assert!(
+            stock.may_get_one(),
+            "those being made may fail or be given back"
+        );
         stock.failed(3);
         stock.made_for_use(1);
         assert_eq!(stock.counts(), [0, 0, 0, 2, 1, 0]);
+        assert_eq!(stock.take_retired().len(), 1);
+        assert!(stock.may_get_one(), "it is being cleared");
+        stock.lost(1);
+        assert!(!stock.may_get_one(), "all others are in use");
     }
 
     #[test]

@@ -150,6 +150,9 @@ pub trait UpperDriver: fmt::Debug + Send + Sync + 'static {
 
     /// Counts by walking the tree: 50,000 files take half a second, so never do it under a freeze.
     fn usage(&self, item: &Item) -> Result<Usage>;
+
+    /// Ends what it does in the background, so that its file system can be unmounted.
+    fn close(&self);
 }
 
 /// The directories that both drivers share.

@@ -128,6 +128,13 @@ pub enum PoolError {
         /// As given, shortened.
         text: String,
     },
+    /// A thread of the pool cannot be started.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A note that the pool keeps about itself cannot be understood.
     #[error("cannot understand {path}")]
     Record {

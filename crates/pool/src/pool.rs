@@ -112,6 +112,7 @@ impl Pool {
 
     /// Unmounts layers and pool. The loop device detaches when the last sandbox that still uses the pool has ended.
     pub fn close(&self) -> Result<()> {
+        self.driver.close();
         self.layers.unmount_all()?;
         match &self.backing {
             Some(backing) => backing.close(),

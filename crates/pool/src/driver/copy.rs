@@ -99,6 +99,9 @@ impl UpperDriver for CopyDriver {
     fn usage(&self, item: &Item) -> Result<Usage> {
         tree::usage(&self.layout.require(item)?)
     }
+
+    /// It does nothing in the background.
+    fn close(&self) {}
 }
 
 fn rename(from: &Path, to: &Path) -> Result<()> {

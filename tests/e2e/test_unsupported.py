@@ -19,8 +19,7 @@ from beta9.exceptions import SandboxConnectionError, SandboxProcessError
         ({"docker_enabled": True}, "docker"),
         ({"use_vm": True}, "vm"),
         ({"pool": "private"}, "pool"),
-        ({"ports": [8000]}, "port"),
-        ({"authorized": True, "ports": [8000]}, "port|authorized"),
+        ({"authorized": True, "ports": [8000]}, "authorized"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
@@ -80,11 +79,3 @@ def test_memory_snapshots(sandbox):
     with pytest.raises(SandboxConnectionError, match="(?i)memory snapshot"):
         Sandbox().create_from_memory_snapshot("checkpoint")
     assert sandbox.process.exec("true").wait() == 0
-
-
-def test_ports(sandbox):
-    # The client drops the server's own words here.
-    with pytest.raises(SandboxProcessError, match="Failed to expose port"):
-        sandbox.expose_port(8000)
-    # Nothing is exposed, so this is the whole truth.
-    assert sandbox.list_urls() == {}

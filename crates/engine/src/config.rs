@@ -1,6 +1,8 @@
 //! How a server is set up.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +33,32 @@ pub struct EngineConfig {
     pub ready_networks: usize,
     /// How long a sandbox may take to stand still for a snapshot.
     pub freeze_limit: Duration,
+    /// How exposed ports of sandboxes are reached.
+    pub ports: PortConfig,
+}
+
+/// How exposed ports of sandboxes are reached.
+#[derive(Debug, Clone)]
+pub struct PortConfig {
+    /// The host's address to listen on.
+    pub address: IpAddr,
+    /// The host's name in URLs; the address when absent.
+    pub host_name: Option<String>,
+    /// The host's ports to use; when absent, the system chooses.
+    pub range: Option<RangeInclusive<u16>>,
+    /// How long a connection waits for a server in the sandbox that does not listen yet.
+    pub wait: Duration,
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            host_name: None,
+            range: None,
+            wait: Duration::from_secs(2),
+        }
+    }
 }
 
 impl EngineConfig {
@@ -50,6 +78,7 @@ impl EngineConfig {
             extra_certificates: Vec::new(),
             ready_networks: 6,
             freeze_limit: Duration::from_secs(10),
+            ports: PortConfig::default(),
         }
     }
 }

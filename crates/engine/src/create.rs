@@ -14,6 +14,7 @@ use std::time::Instant;
 use fermata_protocol::{AGENT_PATH, RootSpec, ShimSpec};
 use fermata_runtime::cgroup::Limits;
 use fermata_runtime::network::{Policy, Slot};
+use fermata_runtime::ports::Ports;
 use fermata_runtime::{AgentClient, RuntimeError, ShimClient, start_shim};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -125,6 +126,8 @@ pub(crate) fn new_live(
     ]);
     environment.extend(image.environment.clone());
     environment.extend(record.spec.environment.clone());
+    let activity = Activity::new();
+    let used = activity.clone();
     Arc::new(Live {
         id: record.id.clone(),
         image: record.image.clone(),
@@ -135,7 +138,11 @@ pub(crate) fn new_live(
         agent: AgentClient::new(slot.namespace.clone()),
         shim: ShimClient::new(inner.run_directory(&record.id)),
         state: watch::Sender::new(record.state.clone()),
-        activity: Activity::new(),
+        activity,
+        ports: Ports::new(slot.namespace.clone(), inner.config.ports.wait, move || {
+            used.begin_use()
+        }),
+        exposing: tokio::sync::Mutex::new(()),
         operation: tokio::sync::Mutex::new(()),
     })
 }
@@ -191,7 +198,7 @@ async fn start(
     start_shim(&inner.config.shim_program, &run_directory, &shim_spec)
         .await
         .map_err(runtime("start", id))?;
-    Ok(())
+    crate::ports::expose_all(inner, live, spec.ports).await
 }
 
 /// The files that tell programs where they are in the network.

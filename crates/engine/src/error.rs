@@ -1,6 +1,6 @@
 //! What can go wrong, by kind.
 
-use crate::model::{ImageId, InvalidId, SandboxId, SandboxStatus};
+use crate::model::{ImageId, InvalidId, InvalidPort, PortNumber, SandboxId, SandboxStatus};
 
 /// The closed list of kinds; gateways map each to their own codes by one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,25 @@ pub enum EngineError {
         /// By what.
         users: String,
     },
+    /// The port is not exposed.
+    #[error("port {port} of sandbox {id} is not exposed")]
+    PortNotExposed {
+        /// Of which sandbox.
+        id: SandboxId,
+        /// As asked.
+        port: PortNumber,
+    },
+    /// The sandbox exposes as many ports as it may.
+    #[error("sandbox {id} exposes {limit} ports already, which is the most")]
+    TooManyPorts {
+        /// Which.
+        id: SandboxId,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Not a port.
+    #[error(transparent)]
+    InvalidPort(#[from] InvalidPort),
     /// Not an id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
@@ -141,10 +160,15 @@ impl EngineError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::SandboxNotFound { .. } | Self::ImageNotFound { .. } => ErrorKind::NotFound,
+            Self::SandboxNotFound { .. }
+            | Self::ImageNotFound { .. }
+            | Self::PortNotExposed { .. } => ErrorKind::NotFound,
             Self::SandboxExists { .. } => ErrorKind::AlreadyExists,
             Self::NotRunning { .. } | Self::ImageInUse { .. } => ErrorKind::FailedPrecondition,
-            Self::InvalidId(_) | Self::InvalidArgument { .. } => ErrorKind::InvalidArgument,
+            Self::InvalidId(_) | Self::InvalidPort(_) | Self::InvalidArgument { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::TooManyPorts { .. } => ErrorKind::ResourceExhausted,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Pool { source, .. } => {

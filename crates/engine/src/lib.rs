@@ -5,7 +5,7 @@
 //! gateway ──► Engine ──► machine (pure: what may happen)
 //!                   ├──► records (SQLite: written before every effect)
 //!                   ├──► storage ──► pool
-//!                   └──► runtime: network slot, control groups, shim, agent
+//!                   └──► runtime: network slot, control groups, ports, shim, agent
 //! ```
 
 mod build;
@@ -17,6 +17,7 @@ mod images;
 mod live;
 mod machine;
 mod model;
+mod ports;
 mod records;
 mod recover;
 mod sandboxes;
@@ -26,7 +27,7 @@ mod supervise;
 
 use std::sync::Arc;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, PortConfig};
 pub use error::{EngineError, ErrorKind};
 pub use fermata_protocol::agent;
 pub use fermata_runtime::{

@@ -8,6 +8,7 @@ use std::time::Duration;
 use fermata_protocol::SecuritySpec;
 use fermata_runtime::cgroup::Cgroups;
 use fermata_runtime::network::NetworkPool;
+use fermata_runtime::ports::{HostPorts, Ports};
 use fermata_runtime::{AgentClient, ShimClient};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) records: Records,
     pub(crate) storage: Storage,
     pub(crate) network: Arc<NetworkPool>,
+    pub(crate) host_ports: HostPorts,
     pub(crate) cgroups: Cgroups,
     pub(crate) security: SecuritySpec,
     pub(crate) base_image: ImageId,
@@ -57,6 +59,9 @@ pub(crate) struct Live {
     pub(crate) shim: ShimClient,
     pub(crate) state: watch::Sender<State>,
     pub(crate) activity: Arc<Activity>,
+    pub(crate) ports: Ports,
+    /// Changes of what is exposed follow one another, apart from longer operations.
+    pub(crate) exposing: tokio::sync::Mutex<()>,
     /// Snapshots, network changes and the end follow one another.
     pub(crate) operation: tokio::sync::Mutex<()>,
 }

@@ -1,7 +1,8 @@
 //! The engine's words: what a caller asks for and what it gets to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -83,6 +84,68 @@ typed_id!(
     ImageId, "image"
 );
 
+/// Not a port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{number} is not a port: ports are 1 to 65535")]
+pub struct InvalidPort {
+    number: i64,
+}
+
+/// A TCP port inside a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "u16")]
+pub struct PortNumber(NonZeroU16);
+
+impl PortNumber {
+    /// The port as a number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl TryFrom<i64> for PortNumber {
+    type Error = InvalidPort;
+
+    fn try_from(number: i64) -> Result<Self, InvalidPort> {
+        let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+        port.map(Self).ok_or(InvalidPort { number })
+    }
+}
+
+impl From<PortNumber> for u16 {
+    fn from(port: PortNumber) -> Self {
+        port.get()
+    }
+}
+
+impl From<NonZeroU16> for PortNumber {
+    fn from(port: NonZeroU16) -> Self {
+        Self(port)
+    }
+}
+
+impl From<PortNumber> for NonZeroU16 {
+    fn from(port: PortNumber) -> Self {
+        port.0
+    }
+}
+
+impl fmt::Display for PortNumber {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// A port of a sandbox that can be reached from the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExposedPort {
+    /// Inside.
+    pub port: PortNumber,
+    /// Where it is reached. Whatever runs over TCP may be spoken there, not only HTTP.
+    pub url: String,
+}
+
 /// What a sandbox may talk to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "snake_case", tag = "mode", content = "networks")]
@@ -112,6 +175,8 @@ pub struct SandboxSpec {
     pub environment: BTreeMap<String, String>,
     /// What it may talk to.
     pub network: NetworkPolicy,
+    /// Ports to expose from the start.
+    pub ports: BTreeSet<PortNumber>,
     /// Stop after this long without use; `None` for never.
     pub idle_timeout_seconds: Option<u64>,
     /// The caller's own notes, kept with the sandbox.
@@ -263,6 +328,19 @@ impl SandboxSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_are_what_tcp_has() {
+        for number in [1, 8000, 65_535] {
+            let port = PortNumber::try_from(number).unwrap();
+            assert_eq!(i64::from(port.get()), number);
+            assert_eq!(serde_json::json!(port), serde_json::json!(number));
+        }
+        for number in [-1, 0, 65_536, i64::MAX] {
+            PortNumber::try_from(number).unwrap_err();
+            serde_json::from_value::<PortNumber>(number.into()).unwrap_err();
+        }
+    }
 
     #[test]
     fn ids_are_safe_as_file_and_host_names() {

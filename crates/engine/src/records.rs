@@ -1,4 +1,6 @@
-//! What the engine remembers over restarts: SQLite, one row a sandbox and one an image.
+//! What the engine remembers over restarts: SQLite, one row a sandbox, one an image and one an exposed port.
+
+mod ports;
 
 use std::collections::BTreeMap;
 use std::path::Path;

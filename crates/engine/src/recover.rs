@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 
 use fermata_runtime::cgroup::Cgroups;
 use fermata_runtime::network::{NetworkConfig, NetworkPool, Policy};
+use fermata_runtime::ports::HostPorts;
 use fermata_runtime::{default_security, exit_record};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -65,12 +66,14 @@ impl Engine {
         .await
         .map_err(host("prepare the network"))?;
 
+        let host_ports = HostPorts::new(config.ports.address, config.ports.range.clone());
         let base_image = base.id.clone();
         let inner = Arc::new(Inner {
             config,
             records,
             storage,
             network: Arc::new(network),
+            host_ports,
             cgroups,
             security,
             base_image,
@@ -98,6 +101,7 @@ impl Engine {
         inner.tasks.close();
         inner.tasks.wait().await;
         let live = lock(&inner.live).values().cloned().collect::<Vec<_>>();
+        futures::future::join_all(live.iter().map(|live| live.ports.close_all())).await;
         if stop_sandboxes {
             let stopping = live.iter().map(|live| self.stop_sandbox(&live.id));
             for result in futures::future::join_all(stopping).await {
@@ -161,6 +165,7 @@ async fn recover_sandboxes(inner: &Arc<Inner>, records: Vec<SandboxRecord>) -> R
         match (record.state.status, shim) {
             (SandboxStatus::Running, Ok(_)) if !is_build => {
                 info!(sandbox = %record.id, "sandbox found again");
+                crate::ports::expose_again(inner, &live).await?;
                 crate::supervise::spawn(inner, live);
             }
             (SandboxStatus::Creating, _) => {
@@ -223,6 +228,7 @@ async fn sweep(inner: &Inner) -> Result<()> {
         .filter_map(|image| image.snapshot.clone())
         .collect();
     inner.storage.sweep(&uppers, &snapshots).await?;
+    inner.records.delete_stale_ports().await?;
     let directory = inner.config.data_directory.join("run/sandboxes");
     for name in names(&directory)? {
         if !uppers.contains(&name) {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use fermata_engine::PortNumber;
 
 use crate::config::LogFormat;
 use crate::duration::Period;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Ps(PsFlags),
     /// Print the output of a process
     Logs(LogsFlags),
+    /// Expose a port of a sandbox and print its URL, or list the exposed ports
+    Port(PortFlags),
     /// Copy files and directories into and out of a sandbox
     #[command(after_help = "A path in a sandbox is written SANDBOX:/path; - is stdin or stdout.")]
     Cp {
@@ -177,6 +180,9 @@ pub(crate) struct RunFlags {
     /// Let it talk to this network only; may be repeated
     #[arg(long, value_name = "CIDR")]
     pub(crate) allow: Vec<String>,
+    /// Expose this port of it; may be repeated
+    #[arg(short, long, value_name = "PORT", value_parser = port_number)]
+    pub(crate) port: Vec<PortNumber>,
     /// Keep the sandbox when the command has ended
     #[arg(long)]
     pub(crate) keep: bool,
@@ -209,6 +215,18 @@ pub(crate) struct PsFlags {
     pub(crate) all: bool,
     /// List the processes of this one
     pub(crate) sandbox: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortFlags {
+    /// Its URL is to lead nowhere any more
+    #[arg(long, requires = "port")]
+    pub(crate) close: bool,
+    /// The sandbox's id, or the beginning of it
+    pub(crate) sandbox: String,
+    /// The port inside; without one, all are listed
+    #[arg(value_parser = port_number)]
+    pub(crate) port: Option<PortNumber>,
 }
 
 #[derive(Debug, Args)]
@@ -250,6 +268,11 @@ fn variable(text: &str) -> Result<(String, String), String> {
         return Err("the name is empty".to_owned());
     }
     Ok((name.to_owned(), value))
+}
+
+fn port_number(text: &str) -> Result<PortNumber, String> {
+    let number: i64 = text.parse().map_err(|_digits| "not a number".to_owned())?;
+    PortNumber::try_from(number).map_err(|error| error.to_string())
 }
 
 /// Cores with up to three digits after the point, in thousandths.
@@ -317,6 +340,14 @@ mod tests {
         assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
         variable("=x").unwrap_err();
         variable("FERMATA_TEST_NOT_SET").unwrap_err();
+    }
+
+    #[test]
+    fn ports_are_what_tcp_has() {
+        assert_eq!(port_number("8000").unwrap().get(), 8000);
+        for wrong in ["", "0", "65536", "-1", "http"] {
+            port_number(wrong).unwrap_err();
+        }
     }
 
     #[test]

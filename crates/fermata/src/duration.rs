@@ -1,6 +1,9 @@
 //! Periods as people write them: `90`, `30s`, `10m`, `2h`, `1d`.
 
+use std::fmt;
 use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de};
 
 /// Whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,19 @@ impl FromStr for Period {
             .and_then(|number| number.checked_mul(unit))
             .map(|seconds| Self { seconds })
             .ok_or(InvalidPeriod)
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}s", self.seconds)
+    }
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
     }
 }
 

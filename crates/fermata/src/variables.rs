@@ -22,6 +22,14 @@ pub(crate) const POOL_SIZE: &str = "FERMATA_POOL_SIZE";
 pub(crate) const NAME_SERVERS: &str = "FERMATA_NAME_SERVERS";
 /// Files with certificate authorities that the base image is to trust.
 pub(crate) const EXTRA_CERTIFICATES: &str = "FERMATA_EXTRA_CERTIFICATES";
+/// The host's address on which exposed ports of sandboxes are reached.
+pub(crate) const PORT_ADDRESS: &str = "FERMATA_PORT_ADDRESS";
+/// The host's name in the URLs of exposed ports.
+pub(crate) const PORT_HOST: &str = "FERMATA_PORT_HOST";
+/// The host's ports that sandboxes may be reached by.
+pub(crate) const PORT_RANGE: &str = "FERMATA_PORT_RANGE";
+/// How long a connection waits for a server in a sandbox to listen.
+pub(crate) const PORT_WAIT: &str = "FERMATA_PORT_WAIT";
 /// Environment of image builds.
 pub(crate) const BUILD_ENVIRONMENT: &str = "FERMATA_BUILD_ENVIRONMENT";
 /// The server's token, for the server itself and for its clients.

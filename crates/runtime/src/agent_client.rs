@@ -3,7 +3,7 @@
 //! ```text
 //! call ──► gate (open | suspended) ──► idle connection, else a new one ──► request, answer ──► idle again
 //!                                              │
-//!                     a thread that enters the sandbox's network namespace, connects, hands the socket out and ends
+//!                                    a socket made inside the sandbox's network namespace
 //! ```
 //!
 //! A call whose future is dropped drops its connection, so an answer never reaches the wrong call, and the agent stops
@@ -12,7 +12,6 @@
 
 mod call;
 mod connection;
-mod gate;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,8 +28,8 @@ use fermata_protocol::agent::{
 };
 
 use crate::RuntimeError;
+use crate::gate::Gate;
 use call::{Repeat, answer};
-use gate::Gate;
 
 type Result<T> = std::result::Result<T, RuntimeError>;
 

@@ -1,6 +1,7 @@
 //! What can go wrong between the daemon and a sandbox.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use fermata_protocol::FrameError;
@@ -146,6 +147,23 @@ pub enum RuntimeError {
         /// How many there can be.
         limit: u8,
     },
+    /// A port of the host cannot be listened at.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Every port that sandboxes may be reached by is in use.
+    #[error("all ports of this host from {first} to {last} are in use")]
+    NoFreePort {
+        /// The first of the range.
+        first: u16,
+        /// The last of it.
+        last: u16,
+    },
     /// No address is left for another sandbox.
     #[error("no free network slot: {in_use} are in use")]
     NoFreeSlot {
@@ -155,6 +173,12 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Whether somebody else has the port.
+    #[must_use]
+    pub fn is_address_in_use(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
     /// Which kind this is.
     #[must_use]
     pub fn kind(&self) -> RuntimeErrorKind {
@@ -177,7 +201,7 @@ impl RuntimeError {
             Self::InvalidNetwork { .. } | Self::TooManyNetworks { .. } => {
                 RuntimeErrorKind::InvalidArgument
             }
-            Self::NoFreeSlot { .. } | Self::NoFreeInstance { .. } => {
+            Self::NoFreeSlot { .. } | Self::NoFreeInstance { .. } | Self::NoFreePort { .. } => {
                 RuntimeErrorKind::ResourceExhausted
             }
             Self::UnknownSlot { .. } => RuntimeErrorKind::NotFound,
@@ -188,6 +212,7 @@ impl RuntimeError {
             | Self::File { .. }
             | Self::Program { .. }
             | Self::Spawn { .. }
+            | Self::Listen { .. }
             | Self::System { .. } => RuntimeErrorKind::Internal,
         }
     }

@@ -1,10 +1,13 @@
-//! Everything between the daemon and one sandbox: its control groups, its seccomp profile, its network, its shim and its
-//! agent. Knows nothing of images, records or wire interfaces.
+//! Everything between the daemon and one sandbox: its control groups, its seccomp profile, its network, the
+//! ports it exposes, its shim and its agent. Knows nothing of images, records or wire interfaces.
 
 mod agent_client;
 pub mod cgroup;
 mod error;
+mod gate;
+mod namespace_socket;
 pub mod network;
+pub mod ports;
 mod seccomp;
 mod security;
 mod shim_client;

@@ -4,6 +4,7 @@ mod attach;
 mod error;
 mod files;
 mod images;
+mod ports;
 mod processes;
 mod sandboxes;
 

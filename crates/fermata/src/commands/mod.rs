@@ -4,6 +4,7 @@ mod copy;
 mod exec;
 mod image;
 mod logs;
+mod port;
 mod ps;
 mod run;
 mod session;
@@ -33,6 +34,7 @@ pub(crate) async fn run(
             None => ps::sandboxes(client, flags.all, printer).await?,
         },
         Command::Logs(flags) => logs::logs(client, &flags, printer).await?,
+        Command::Port(flags) => port::port(client, &flags, printer).await?,
         Command::Cp {
             source,
             destination,

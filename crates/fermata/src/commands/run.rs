@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use fermata_engine::{NetworkPolicy, SandboxSpec};
 
-use super::session;
+use super::{port, session};
 use crate::arguments::RunFlags;
 use crate::client::Client;
 use crate::failure::Failure;
@@ -16,6 +16,9 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Failure> {
     let spec = spec(client, &flags).await?;
     let sandbox = client.create_sandbox(&spec).await?;
+    if !flags.port.is_empty() {
+        port::tell(client, &sandbox.id, printer).await;
+    }
     if flags.command.is_empty() {
         printer.either(&sandbox, || sandbox.id.to_string())?;
         return Ok(ExitCode::SUCCESS);
@@ -56,6 +59,7 @@ async fn spec(client: &Client, flags: &RunFlags) -> Result<SandboxSpec, Failure>
         memory_bytes: flags.memory.map_or(0, |size| size.0),
         environment: flags.env.iter().cloned().collect(),
         network: network(flags),
+        ports: flags.port.iter().copied().collect(),
         idle_timeout_seconds: flags.ttl.map(|period| period.seconds),
         ..SandboxSpec::default()
     })

@@ -1,20 +1,23 @@
 //! The server's settings: flags win over the environment, that wins over the file, that wins over the defaults.
 
+mod ports;
 mod value;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::ServeFlags;
+use crate::duration::Period;
 use crate::failure::{Explain, Failure};
 use crate::printer::Printer;
 use crate::size::ByteSize;
 use crate::variables;
+use ports::{PortRange, Ports};
 use value::{List, Variables};
 
 pub(crate) use value::LogFormat;
@@ -82,6 +85,7 @@ pub(crate) struct Config {
     pub(crate) name_servers: Setting<List>,
     pub(crate) extra_certificates: Setting<List>,
     pub(crate) build_environment: Setting<Variables>,
+    pub(crate) ports: Ports,
 }
 
 /// What protects the host; absent ones are chosen by the engine from what the machine has.
@@ -128,7 +132,7 @@ impl Explain for ConfigError {
     }
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 15] = [
     "data_dir",
     "grpc",
     "http",
@@ -140,6 +144,10 @@ const KEYS: [&str; 11] = [
     "name_servers",
     "extra_certificates",
     "build_environment",
+    "port_address",
+    "port_host",
+    "port_range",
+    "port_wait",
 ];
 
 #[derive(Debug, Default, Deserialize)]
@@ -156,6 +164,10 @@ struct File {
     name_servers: Option<List>,
     extra_certificates: Option<List>,
     build_environment: Option<Variables>,
+    port_address: Option<IpAddr>,
+    port_host: Option<String>,
+    port_range: Option<PortRange>,
+    port_wait: Option<Period>,
 }
 
 /// What settings may come from.
@@ -258,6 +270,7 @@ impl Config {
         let http = flags.http.map(|value| ("--http", value));
         let stop = flags.stop_sandboxes.then_some(("--stop-sandboxes", true));
         let log_format = flags.log_format.map(|value| ("--log-format", value));
+        let ports = Ports::find(&sources, &file)?;
         Ok(Self {
             data_dir: Setting::or_default(
                 sources.find(data_dir, variables::DATA_DIR, file.data_dir)?,
@@ -296,6 +309,7 @@ impl Config {
                 sources.find(None, variables::BUILD_ENVIRONMENT, file.build_environment)?,
                 Variables::default(),
             ),
+            ports,
         })
     }
 
@@ -316,6 +330,7 @@ impl Config {
             name_servers,
             extra_certificates,
             build_environment,
+            ports,
         } = self;
         fn optional<T: fmt::Display>(value: Option<T>) -> String {
             value.map_or_else(|| "auto".to_owned(), |value| value.to_string())
@@ -338,6 +353,10 @@ impl Config {
                 build_environment.value.to_string(),
                 &build_environment.origin,
             ),
+            (ports.address.value.to_string(), &ports.address.origin),
+            (optional(ports.host.value.clone()), &ports.host.origin),
+            (optional(ports.range.value), &ports.range.origin),
+            (ports.wait.value.to_string(), &ports.wait.origin),
         ];
         KEYS.into_iter()
             .zip(values)

@@ -164,6 +164,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig, ServeError> {
             .map(Into::into)
             .collect(),
         build_environment: config.build_environment.value.0.clone(),
+        ports: config.ports.engine(),
         ..defaults
     })
 }

@@ -153,20 +153,6 @@ pub(super) async fn create_image(
     })
 }
 
-/// Nothing can be exposed yet, so nothing is.
-pub(super) async fn list_urls(
-    beam: Beam,
-    request: pod::PodSandboxListUrlsRequest,
-) -> Result<pod::PodSandboxListUrlsResponse, BeamError> {
-    beam.engine()
-        .sandbox(&sandbox_id(&request.container_id)?)
-        .await?;
-    Ok(pod::PodSandboxListUrlsResponse {
-        ok: true,
-        ..Default::default()
-    })
-}
-
 /// The sandbox's own status and exit code; -1 for none.
 pub(super) async fn sandbox_status(
     beam: &Beam,

@@ -23,6 +23,7 @@ mod network;
 mod object;
 mod output;
 mod pod_service;
+mod ports;
 mod processes;
 mod replay;
 mod store;

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::failure::{Answer, BeamError};
 use super::wire::pod::pod_service_server::PodService;
 use super::wire::pod::*;
-use super::{Beam, files, lifecycle, output, processes};
+use super::{Beam, files, lifecycle, output, ports, processes};
 
 #[tonic::async_trait]
 impl PodService for Beam {
@@ -123,16 +123,16 @@ impl PodService for Beam {
 
     async fn sandbox_expose_port(
         &self,
-        _request: Request<PodSandboxExposePortRequest>,
+        request: Request<PodSandboxExposePortRequest>,
     ) -> Result<Response<PodSandboxExposePortResponse>, Status> {
-        Ok(not_offered("exposed ports (expose_port)"))
+        self.change(request, ports::expose).await
     }
 
     async fn sandbox_list_urls(
         &self,
         request: Request<PodSandboxListUrlsRequest>,
     ) -> Result<Response<PodSandboxListUrlsResponse>, Status> {
-        self.read(request, lifecycle::list_urls).await
+        self.read(request, ports::list_urls).await
     }
 
     async fn sandbox_update_network_permissions(

@@ -1,15 +1,15 @@
 //! Stubs: the configuration that the Beam client makes first, and sandboxes from it afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fermata_engine::{ImageId, NetworkPolicy, SandboxId, SandboxSpec};
+use fermata_engine::{ImageId, NetworkPolicy, PortNumber, SandboxId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::failure::BeamError;
 use super::network;
-use super::object;
 use super::wire::gateway::GetOrCreateStubRequest;
+use super::{object, ports};
 
 /// Label of a sandbox: the stub it was made from.
 pub(super) const STUB_LABEL: &str = "beam.stub_id";
@@ -32,6 +32,9 @@ pub(super) struct StubConfiguration {
     pub(super) memory_bytes: u64,
     pub(super) environment: BTreeMap<String, String>,
     pub(super) network: NetworkPolicy,
+    /// Stubs of earlier versions have none.
+    #[serde(default)]
+    pub(super) ports: BTreeSet<PortNumber>,
     pub(super) idle_timeout_seconds: Option<u64>,
 }
 
@@ -55,6 +58,7 @@ impl StubConfiguration {
             memory_bytes: self.memory_bytes,
             environment: self.environment,
             network: self.network,
+            ports: self.ports,
             idle_timeout_seconds: self.idle_timeout_seconds,
             labels,
         })
@@ -95,6 +99,11 @@ impl TryFrom<GetOrCreateStubRequest> for StubConfiguration {
                 })?,
             environment: environment(&request.env)?,
             network: network::policy(request.block_network, &request.allow_list)?,
+            ports: request
+                .ports
+                .iter()
+                .map(|number| ports::port((*number).into()))
+                .collect::<Result<_, _>>()?,
             idle_timeout_seconds: idle_timeout(request.keep_warm_seconds)?,
         })
     }
@@ -118,7 +127,6 @@ fn refuse(request: &GetOrCreateStubRequest) -> Result<(), BeamError> {
         (!request.volumes.is_empty(), "volumes"),
         (!request.disks.is_empty(), "disks"),
         (!request.secrets.is_empty(), "secrets"),
-        (!request.ports.is_empty(), "ports"),
         (request.docker_enabled, "docker_enabled"),
         (request.use_vm, "use_vm"),
         (request.pool.is_some(), "pool"),
@@ -241,7 +249,7 @@ mod tests {
     #[test]
     fn what_would_have_no_effect_is_refused_by_name() {
         type Change = fn(&mut GetOrCreateStubRequest);
-        let cases: [(&str, Change); 13] = [
+        let cases: [(&str, Change); 12] = [
             ("gpu", |request| request.gpu = "T4".to_owned()),
             ("volumes", |request| {
                 request.volumes = vec![Volume::default()];
@@ -252,7 +260,6 @@ mod tests {
             ("secrets", |request| {
                 request.secrets = vec![SecretVar::default()];
             }),
-            ("ports", |request| request.ports = vec![8000]),
             ("docker_enabled", |request| request.docker_enabled = true),
             ("use_vm", |request| request.use_vm = true),
             ("pool", |request| request.pool = Some(PoolConfig::default())),
@@ -275,6 +282,21 @@ mod tests {
                 "{name}: {error:?}"
             );
             assert!(error.to_string().contains(name), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn ports_are_taken_once_each_and_must_be_ports() {
+        let with = |ports: &[u32]| GetOrCreateStubRequest {
+            ports: ports.to_vec(),
+            ..sent()
+        };
+        let configuration = StubConfiguration::try_from(with(&[8000, 80, 8000])).unwrap();
+        let ports: Vec<u16> = configuration.ports.iter().map(|port| port.get()).collect();
+        assert_eq!(ports, [80, 8000]);
+        for wrong in [0, 65_536, u32::MAX] {
+            let error = StubConfiguration::try_from(with(&[8000, wrong])).unwrap_err();
+            assert!(error.chain().contains(&wrong.to_string()), "{error:?}");
         }
     }
 

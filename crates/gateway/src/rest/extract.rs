@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use fermata_engine::SandboxId;
+use fermata_engine::{EngineError, PortNumber, SandboxId};
 use serde::de::DeserializeOwned;
 
 use super::encoding;
@@ -70,6 +70,24 @@ impl<S: Send + Sync> FromRequestParts<S> for OfProcess {
     }
 }
 
+/// `{sandbox}` and `{port}` of the route.
+pub(super) struct OfPort(pub(super) SandboxId, pub(super) PortNumber);
+
+impl<S: Send + Sync> FromRequestParts<S> for OfPort {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        #[derive(serde::Deserialize)]
+        struct Segments {
+            sandbox: String,
+            port: i64,
+        }
+        let segments: Segments = path(parts, state).await?;
+        let port = PortNumber::try_from(segments.port).map_err(EngineError::InvalidPort)?;
+        Ok(Self(parse_sandbox(&segments.sandbox)?, port))
+    }
+}
+
 async fn path<T, S>(parts: &mut Parts, state: &S) -> Result<T, ApiError>
 where
     T: DeserializeOwned + Send,
@@ -83,7 +101,7 @@ where
 
 fn parse_sandbox(text: &str) -> Result<SandboxId, ApiError> {
     text.parse()
-        .map_err(|error| ApiError::from(fermata_engine::EngineError::InvalidId(error)))
+        .map_err(|error| ApiError::from(EngineError::InvalidId(error)))
 }
 
 /// `path=` of the query: a path inside the sandbox, as bytes.

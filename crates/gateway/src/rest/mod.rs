@@ -17,12 +17,13 @@ mod extract;
 mod files;
 mod images;
 pub mod model;
+mod ports;
 mod processes;
 mod sandboxes;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Extension, Json, Router, middleware};
 use fermata_engine::Engine;
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,11 @@ fn protected() -> Router<Engine> {
         .route("/sandboxes/{sandbox}/ttl", put(sandboxes::set_ttl))
         .route("/sandboxes/{sandbox}/network", put(sandboxes::set_network))
         .route("/sandboxes/{sandbox}/snapshots", post(images::snapshot))
+        .route(
+            "/sandboxes/{sandbox}/ports",
+            get(ports::list).post(ports::expose),
+        )
+        .route("/sandboxes/{sandbox}/ports/{port}", delete(ports::close))
         .route(
             "/sandboxes/{sandbox}/processes",
             get(processes::list).post(processes::start),

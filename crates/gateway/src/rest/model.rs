@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fermata_engine::agent::{FileStatus, ProcessState};
-use fermata_engine::{BuildSpec, BuildStep, ImageId};
+use fermata_engine::{BuildSpec, BuildStep, ImageId, PortNumber};
 use serde::{Deserialize, Serialize};
 
 use super::encoding;
@@ -37,6 +37,14 @@ pub struct ErrorDetail {
 pub struct Ttl {
     /// `null`: never.
     pub seconds: Option<u64>,
+}
+
+/// A port to expose.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExposePort {
+    /// Inside.
+    pub port: PortNumber,
 }
 
 /// A process to start.

@@ -110,7 +110,7 @@ impl AgentClient {
 
     async fn connect(&self) -> Result<Connection, RuntimeError> {
         let shared = &self.shared;
-        Connection::open(shared.network_namespace.clone(), shared.socket_name.clone())
+        Connection::open(&shared.network_namespace, &shared.socket_name)
             .await
             .map_err(|source| RuntimeError::Connect { peer: PEER, source })
     }

@@ -1,20 +1,20 @@
 //! Connections to one agent.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fermata_protocol::agent::{Request, Response};
 use fermata_protocol::{FrameError, frame};
 use prost::Message as _;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{AddressFamily, SocketAddrUnix, sockopt};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+
+use crate::namespace_socket;
 
 /// More are closed after use.
 const MAX_IDLE: usize = 4;
@@ -31,21 +31,21 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects to an abstract socket as it is named inside a network namespace.
-    pub(super) async fn open(network_namespace: PathBuf, name: Vec<u8>) -> io::Result<Self> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        // A thread of its own, because it enters the namespace and must never serve anybody else afterwards.
-        std::thread::Builder::new()
-            .name("agent-connect".to_owned())
-            .stack_size(128 << 10)
-            .spawn(move || {
-                // Nobody listens when the call was given up: the socket is then closed here.
-                let _ = sender.send(connect_inside(&network_namespace, &name));
-            })?;
-        let socket = receiver.await.map_err(io::Error::other)??;
-        let stream = StdUnixStream::from(socket);
-        stream.set_nonblocking(true)?;
+    pub(super) async fn open(network_namespace: &Path, name: &[u8]) -> io::Result<Self> {
+        let socket = namespace_socket::open(network_namespace, AddressFamily::UNIX).await?;
+        let address = SocketAddrUnix::new_abstract_name(name)?;
+        let socket = match rustix::net::connect(&socket, &address) {
+            Ok(()) => socket,
+            // The agent has yet to take others (unix(7)); there is no event to wait for but in a blocking call.
+            Err(Errno::AGAIN) => {
+                let connected =
+                    tokio::task::spawn_blocking(move || wait_to_connect(socket, &address));
+                connected.await.map_err(io::Error::other)??
+            }
+            Err(errno) => return Err(errno.into()),
+        };
         Ok(Self {
-            stream: UnixStream::from_std(stream)?,
+            stream: UnixStream::from_std(socket.into())?,
         })
     }
 
@@ -90,18 +90,12 @@ impl Connection {
     }
 }
 
-fn connect_inside(network_namespace: &Path, name: &[u8]) -> io::Result<OwnedFd> {
-    let namespace = File::open(network_namespace)?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+fn wait_to_connect(socket: OwnedFd, address: &SocketAddrUnix) -> io::Result<OwnedFd> {
     // Bounds connect as well (socket(7), SO_SNDTIMEO).
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(CONNECT_TIMEOUT))?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    ioctl_fionbio(&socket, false)?;
+    rustix::net::connect(&socket, address)?;
+    ioctl_fionbio(&socket, true)?;
     Ok(socket)
 }
 

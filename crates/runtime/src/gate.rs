@@ -1,4 +1,4 @@
-//! Lets calls through, or holds them back.
+//! Lets calls and connections through, or holds them back.
 //!
 //! ```text
 //! open ── close(): interrupt what may be repeated, wait for the rest ──► closed ── open() ──► open
@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
-/// Every call in progress holds `passage` for reading; a closed gate holds it for writing.
+/// Everything in progress holds `passage` for reading; a closed gate holds it for writing.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     passage: Arc<RwLock<()>>,
     closed: Mutex<Option<OwnedRwLockWriteGuard<()>>>,
     closing: watch::Sender<bool>,
@@ -26,15 +26,15 @@ impl Default for Gate {
     }
 }
 
-/// Permission for one call.
-pub(super) struct Pass {
+/// Permission for one call or connection.
+pub(crate) struct Pass {
     closing: watch::Receiver<bool>,
     _passage: OwnedRwLockReadGuard<()>,
 }
 
 impl Pass {
     /// Returns when the gate is about to close.
-    pub(super) async fn interrupted(&mut self) {
+    pub(crate) async fn interrupted(&mut self) {
         // Fails when the gate itself is gone, and then nobody closes it any more.
         if self.closing.wait_for(|closing| *closing).await.is_err() {
             std::future::pending::<()>().await;
@@ -44,7 +44,7 @@ impl Pass {
 
 impl Gate {
     /// Waits until the gate is open.
-    pub(super) async fn pass(&self) -> Pass {
+    pub(crate) async fn pass(&self) -> Pass {
         Pass {
             _passage: Arc::clone(&self.passage).read_owned().await,
             closing: self.closing.subscribe(),
@@ -52,7 +52,7 @@ impl Gate {
     }
 
     /// Closes the gate and waits until every pass has been given back. Closing a closed gate does nothing.
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         if self.slot().is_some() {
             return;
         }
@@ -64,7 +64,7 @@ impl Gate {
         drop(announcement);
     }
 
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         drop(self.slot().take());
     }
 

@@ -1,0 +1,280 @@
+//! Exposed ports: a listener on the host for each, whose connections are made inside the sandbox.
+//!
+//! ```text
+//! caller ─► listener ─► gate (open | suspended) ─► connection inside: 127.0.0.1, ::1, eth0 ─► bytes, both ways
+//!                                                        │ nothing listens within the wait
+//!                                                        └─► 502 for who speaks HTTP, else closed
+//! ```
+//!
+//! Bytes are passed as they are, so that whatever runs over TCP works. A port is exposed whether or not anything listens
+//! inside. Suspending cuts what is connected and lets new connections wait.
+
+mod connect;
+mod host;
+mod refusal;
+mod relay;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::gate::Gate;
+pub use host::{HostPorts, Listener};
+
+/// Connections of one sandbox at a time; more wait to be accepted. Each needs up to six descriptors of the daemon.
+const CONNECTION_LIMIT: usize = 512;
+
+/// After a failed accept, which mostly means that descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What each connection holds for as long as it lasts.
+type Hold = dyn Fn() -> Box<dyn Any + Send> + Send + Sync;
+
+/// The exposed ports of one sandbox.
+#[derive(Debug)]
+pub struct Ports {
+    route: Arc<Route>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    exposed: BTreeMap<NonZeroU16, Exposed>,
+    closed: bool,
+}
+
+/// One port. Dropping it would leave its tasks running: they are ended by [`Exposed::close`].
+#[derive(Debug)]
+struct Exposed {
+    host_port: u16,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The way into the sandbox.
+struct Route {
+    network_namespace: PathBuf,
+    wait: Duration,
+    gate: Gate,
+    slots: Arc<Semaphore>,
+    hold: Box<Hold>,
+}
+
+/// As long as it is held, nothing is connected into the sandbox through its ports, and new connections wait.
+#[derive(Debug)]
+pub struct Suspension<'a>(&'a Ports);
+
+/// The sandbox has ended: nothing is exposed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sandbox's ports are closed")]
+pub struct PortsClosed;
+
+impl Ports {
+    /// Nothing is exposed yet. A connection waits this long for a server that has yet to listen, and keeps what `hold` gives
+    /// for as long as it lasts.
+    #[must_use]
+    pub fn new<H: Send + 'static>(
+        network_namespace: PathBuf,
+        wait: Duration,
+        hold: impl Fn() -> H + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            route: Arc::new(Route {
+                network_namespace,
+                wait,
+                gate: Gate::default(),
+                slots: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
+                hold: Box::new(move || Box::new(hold())),
+            }),
+            table: Mutex::default(),
+        }
+    }
+
+    /// The port of the host by which a port is reached.
+    #[must_use]
+    pub fn host_port(&self, port: NonZeroU16) -> Option<u16> {
+        self.table().exposed.get(&port).map(|found| found.host_port)
+    }
+
+    /// Every exposed port, in order, with the port of the host.
+    #[must_use]
+    pub fn list(&self) -> Vec<(NonZeroU16, u16)> {
+        let table = self.table();
+        let exposed = table.exposed.iter();
+        exposed
+            .map(|(port, found)| (*port, found.host_port))
+            .collect()
+    }
+
+    /// Takes connections from `listener` to `port` of the sandbox. The port must not be exposed already.
+    ///
+    /// # Errors
+    /// After [`Self::close_all`].
+    pub fn expose(&self, port: NonZeroU16, listener: Listener) -> Result<(), PortsClosed> {
+        let mut table = self.table();
+        if table.closed {
+            return Err(PortsClosed);
+        }
+        let exposed = Exposed {
+            host_port: listener.port,
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        exposed.tasks.spawn(accept(
+            listener.listener,
+            port.get(),
+            self.route.clone(),
+            exposed.closing.clone(),
+            exposed.tasks.clone(),
+        ));
+        let before = table.exposed.insert(port, exposed);
+        debug_assert!(before.is_none(), "port {port} was exposed twice");
+        Ok(())
+    }
+
+    /// Closes a port and its connections; `false` when it is not exposed. When it returns, nothing of it is left.
+    pub async fn close(&self, port: NonZeroU16) -> bool {
+        let found = self.table().exposed.remove(&port);
+        match found {
+            Some(exposed) => {
+                exposed.close().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Closes all ports, for ever. When it returns, nobody uses the sandbox's network namespace through them.
+    pub async fn close_all(&self) {
+        let exposed = {
+            let mut table = self.table();
+            table.closed = true;
+            std::mem::take(&mut table.exposed)
+        };
+        futures::future::join_all(exposed.into_values().map(Exposed::close)).await;
+    }
+
+    /// Cuts every connection into the sandbox, and holds new ones back as long as the answer is kept: a memory capture must
+    /// not find one whose other end is the daemon's. One suspension at a time.
+    pub async fn suspend(&self) -> Suspension<'_> {
+        self.route.gate.close().await;
+        Suspension(self)
+    }
+
+    /// Each change is made in one go, so a panic elsewhere does not spoil the table.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Suspension<'_> {
+    fn drop(&mut self) {
+        self.0.route.gate.open();
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        for exposed in self.table().exposed.values() {
+            exposed.closing.cancel();
+        }
+    }
+}
+
+impl Exposed {
+    async fn close(self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Route")
+            .field("network_namespace", &self.network_namespace)
+            .field("wait", &self.wait)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    port: u16,
+    route: Arc<Route>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let serve = async {
+        loop {
+            // The semaphore is never closed.
+            let Ok(slot) = route.slots.clone().acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((caller, _)) => {
+                    let (route, closing) = (route.clone(), closing.clone());
+                    tasks.spawn(async move {
+                        closing.run_until_cancelled(route.serve(caller, port)).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, port, "cannot accept a connection to an exposed port");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    closing.run_until_cancelled(serve).await;
+}
+
+impl Route {
+    /// One connection, from its first byte to its last.
+    async fn serve(&self, caller: TcpStream, port: u16) {
+        let _hold = (self.hold)();
+        // A caller on another machine may vanish without a word. If neither can be set, the connection is about to break.
+        let _ = sockopt::set_socket_keepalive(&caller, true);
+        let _ = caller.set_nodelay(true);
+        let (mut pass, connected) = loop {
+            let mut pass = self.gate.pass().await;
+            tokio::select! {
+                // Nothing is connected yet, so nothing is lost by beginning anew after the suspension.
+                () = pass.interrupted() => {}
+                connected = connect::connect(&self.network_namespace, port, self.wait) => break (pass, connected),
+            }
+        };
+        match connected {
+            Ok(server) => {
+                let ended = tokio::select! {
+                    () = pass.interrupted() => "suspended".to_owned(),
+                    ended = relay::relay(caller, server) => match ended {
+                        Ok(()) => return,
+                        Err(error) => error.to_string(),
+                    },
+                };
+                tracing::debug!(
+                    port,
+                    reason = ended,
+                    "a connection to an exposed port was cut"
+                );
+            }
+            Err(error) => {
+                drop(pass);
+                tracing::debug!(port, %error, "nothing listens at an exposed port");
+                refusal::refuse(caller, port, &error).await;
+            }
+        }
+    }
+}

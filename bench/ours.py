@@ -106,6 +106,13 @@ class Fermata:
                 ).exit_code
         assert code == 0, (command, code)
 
+    def start(self, sandbox: str, command: list[str]) -> None:
+        """Does not wait for its end."""
+        self._api("POST", f"/sandboxes/{sandbox}/processes", {"argv": command})
+
+    def expose(self, sandbox: str, port: int) -> str:
+        return self._api("POST", f"/sandboxes/{sandbox}/ports", {"port": port})["url"]
+
     def hold(self, sandbox: str) -> tuple[str, float, float | None]:
         answer: dict = {}
         total = milliseconds(

@@ -44,11 +44,17 @@ def ms(value: float | None) -> str:
         return "n/a"
     if value >= 1000:
         return f"{value / 1000:.1f} s"
+    if value < 1:
+        return f"{value:.2f} ms"
     return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 
 def mib(value: float | None) -> str:
     return "n/a" if value is None else f"{value / 1024:.1f} MiB"
+
+
+def share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.0%}"
 
 
 def two(first: str, second: str) -> str:
@@ -79,6 +85,14 @@ def rows(system: dict[str, Any], crowd_seconds: int) -> list[tuple[str, str]]:
         (
             "many sandboxes made one after another, all alive: first ten / last ten, p50",
             two(value("many", "first_ten", "p50"), value("many", "last_ten", "p50")),
+        ),
+        (
+            "exposed port: added to a round trip / to a new connection, p50",
+            two(value("ports", "added_ms"), value("ports", "added_to_connect_ms")),
+        ),
+        (
+            "the same: throughput of one connection, of direct loopback",
+            share(pick(system, "ports", "throughput_share")),
         ),
         (f"how many: 100, or as many as {crowd_seconds} s were enough for", str(pick(system, "many", "n") or "n/a")),
     ]
@@ -123,6 +137,9 @@ All systems ran in the same run, one after another, from the same root filesyste
   50,000 files). The Beam call answers before that count.
 - "Pause" is how long the sandbox stood still, as Fermata's own interface returns it; podman does not tell.
 - runsc keeps its changes in memory (`--overlay2=root:memory`) and uses the systrap platform.
+- An exposed port is compared with the same server on the host's own loopback, taking turns: a round trip of one byte
+  on an open connection, connecting with a first round trip, and 1 GiB from the server to the client. It has no peer
+  here: podman's `--publish` is for servers that listen on the container's outside address.
 - Each measurement warms up first; medians and nearest-rank percentiles of
   {pick(results, "systems", "fermata", "create", "n") or "n/a"} (Fermata) and
   {pick(results, "systems", "podman", "create", "n") or "n/a"} (peers) creations. Snapshots: 7 and 2.

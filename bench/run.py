@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ports
 import report
 from clock import milliseconds, summary
 from contender import WRITE_500_MB, WRITE_50000_FILES, Contender, Unavailable
@@ -150,7 +151,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--data-dir", type=Path, default=Path("/var/lib/fermata-bench"))
     options.add_argument("--runsc", type=Path, help="the runsc program")
-    options.add_argument("--only", help="measure only this system, and write no table")
+    options.add_argument("--only", help="measure only this system, or only the exposed `ports`, and write no table")
     arguments = options.parse_args()
 
     results: dict = {"machine": report.machine(), "crowd_seconds": CROWD_SECONDS, "systems": {}}
@@ -161,6 +162,9 @@ def main() -> None:
             ours.export_root(root)
             if arguments.only in (None, "fermata"):
                 results["systems"]["fermata"] = measure_all(ours, QUICK, 7, 100)
+            if arguments.only in (None, "fermata", "ports"):
+                exposed = measure("exposed port", lambda: ports.measure(ours))
+                results["systems"].setdefault("fermata", {"version": ours.version})["ports"] = exposed
         peers: list[tuple[str, Callable[[], Contender], int, int]] = [
             ("podman", lambda: Podman(work, root), SLOW, 2),
             ("runsc", lambda: Runsc(work, root, arguments.runsc), SLOW, 2),

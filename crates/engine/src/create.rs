@@ -1,7 +1,9 @@
-//! Making a sandbox.
+//! Making a sandbox: from an image, or from a memory snapshot.
 //!
 //! ```text
-//! network slot ─► record "creating" ─► upper, control groups, layers ─► shim ─► agent ready ─► record "running"
+//!                                                                  ┌─► process 1 started ─────────┐
+//! network slot ─► record "creating" ─► upper, groups, layers ─► shim                              ├─► record "running"
+//!                                                                  └─► processes played on ─► hooks ┘
 //! ```
 //!
 //! Everything after the record is undone when a later step fails, by this code or, when the daemon died, by the next start.
@@ -24,11 +26,15 @@ use crate::idle::Activity;
 use crate::live::{Inner, Live, lock};
 use crate::machine::{Event, State};
 use crate::model::{NetworkPolicy, Sandbox, SandboxId, SandboxSpec, SandboxStatus};
-use crate::records::{ImageRecord, SandboxRecord};
+use crate::records::{ImageRecord, Restored, SandboxRecord};
+use crate::restore::Held;
 use crate::{Engine, EngineError, Result};
 
 /// Docker's size of `/dev/shm`.
 const SHARED_MEMORY_BYTES: u64 = 64 << 20;
+
+/// How often the sandbox's processes have been played on: programs that see it change have become another sandbox.
+const GENERATION_PATH: &str = "/run/fermata/generation";
 
 /// For images that say nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -42,12 +48,17 @@ impl Engine {
     pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let inner = self.inner.clone();
         // A caller that goes away must not leave half a sandbox: the work goes on without it.
-        let task = inner.tasks.spawn(create(inner.clone(), spec));
+        let task = inner.tasks.spawn(create(inner.clone(), spec, None));
         task.await.map_err(|_| EngineError::ShuttingDown)?
     }
 }
 
-async fn create(inner: Arc<Inner>, spec: SandboxSpec) -> Result<Sandbox> {
+/// Makes a sandbox that starts afresh, or whose processes are those of `held`.
+pub(crate) async fn create(
+    inner: Arc<Inner>,
+    spec: SandboxSpec,
+    held: Option<Held>,
+) -> Result<Sandbox> {
     let started = Instant::now();
     inner.refuse_when_closing()?;
     let policy = network_policy(&spec.network)?;
@@ -67,6 +78,10 @@ async fn create(inner: Arc<Inner>, spec: SandboxSpec) -> Result<Sandbox> {
         .get(&image_id)
         .cloned()
         .ok_or(EngineError::ImageNotFound { id: image_id })?;
+    let layers = match &held {
+        Some(held) => held.record.held.layers.clone(),
+        None => inner.storage.stack(&image.layers)?,
+    };
     let id = match spec.id.clone() {
         Some(id) => id,
         None => new_id("sb")?,
@@ -82,6 +97,11 @@ async fn create(inner: Arc<Inner>, spec: SandboxSpec) -> Result<Sandbox> {
         image: image.id.clone(),
         spec,
         slot: Some(slot.number),
+        layers,
+        restored: held.as_ref().map(|held| Restored {
+            from: held.from.clone(),
+            generation: held.record.held.generation + 1,
+        }),
         created_at: Timestamp::now(),
     };
     if let Err(error) = inner.records.insert_sandbox(&record).await {
@@ -90,11 +110,11 @@ async fn create(inner: Arc<Inner>, spec: SandboxSpec) -> Result<Sandbox> {
     }
     let live = new_live(&inner, &record, &image, &slot);
     lock(&inner.live).insert(id.clone(), live.clone());
-    match start(&inner, &live, &image, &slot, &policy).await {
+    match start(&inner, &live, &image, &slot, &policy, held.as_ref()).await {
         Ok(()) => {
             inner.apply(&live, Event::Ready).await?;
             crate::supervise::spawn(&inner, live.clone());
-            info!(sandbox = %id, image = %image.id, elapsed_ms = started.elapsed().as_millis(), "sandbox runs");
+            info!(sandbox = %id, image = %image.id, restored = held.is_some(), elapsed_ms = started.elapsed().as_millis(), "sandbox runs");
             if live.state.borrow().status != SandboxStatus::Running {
                 // Asked to stop while it was being made: end it now that there is something to end.
                 let _ = live.shim.kill().await;
@@ -135,6 +155,8 @@ pub(crate) fn new_live(
         spec: std::sync::Mutex::new(record.spec.clone()),
         environment,
         slot: slot.number,
+        layers: record.layers.clone(),
+        restored: record.restored.clone(),
         agent: AgentClient::new(slot.namespace.clone()),
         shim: ShimClient::new(inner.run_directory(&record.id)),
         state: watch::Sender::new(record.state.clone()),
@@ -153,6 +175,7 @@ async fn start(
     image: &ImageRecord,
     slot: &Slot,
     policy: &Policy,
+    held: Option<&Held>,
 ) -> Result<()> {
     let id = &live.id;
     if *policy != Policy::Open {
@@ -172,9 +195,13 @@ async fn start(
         .cgroups
         .create(id.as_str(), limits)
         .map_err(runtime("limit", id))?;
+    let upper_of = match held {
+        Some(held) => inner.image_record(&held.record.image)?,
+        None => image.clone(),
+    };
     let (upper, lower) = tokio::try_join!(
-        inner.storage.create_upper(id, image),
-        inner.storage.mount_layers(&image.layers),
+        inner.storage.create_upper(id, &upper_of),
+        inner.storage.mount_layers(&live.layers),
     )?;
     let run_directory = inner.run_directory(id);
     make_directory(&run_directory)?;
@@ -192,18 +219,26 @@ async fn start(
         security: inner.security.clone(),
         init: [AGENT_PATH, "--ready-fd", "3"].map(str::to_owned).to_vec(),
         environment: BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]),
-        files: network_files(inner, &hostname),
+        files: files(inner, live, &hostname),
         shared_memory_bytes: SHARED_MEMORY_BYTES,
+        restore: match held {
+            Some(held) => Some(crate::restore::restore_spec(inner, &held.record).await?),
+            None => None,
+        },
     };
     start_shim(&inner.config.shim_program, &run_directory, &shim_spec)
         .await
         .map_err(runtime("start", id))?;
+    if held.is_some() {
+        crate::restore::run_hooks(live).await?;
+    }
     crate::ports::expose_all(inner, live, spec.ports).await
 }
 
-/// The files that tell programs where they are in the network.
-fn network_files(inner: &Inner, hostname: &str) -> BTreeMap<PathBuf, String> {
+/// The files that tell programs who and where they are.
+fn files(inner: &Inner, live: &Live, hostname: &str) -> BTreeMap<PathBuf, String> {
     BTreeMap::from([
+        (PathBuf::from(GENERATION_PATH), format!("{}\n", live.generation())),
         (PathBuf::from("/etc/hostname"), format!("{hostname}\n")),
         (
             PathBuf::from("/etc/hosts"),

@@ -1,6 +1,8 @@
 //! What can go wrong, by kind.
 
-use crate::model::{ImageId, InvalidId, InvalidPort, PortNumber, SandboxId, SandboxStatus};
+use crate::model::{
+    ImageId, InvalidId, InvalidPort, PortNumber, SandboxId, SandboxStatus, SnapshotId,
+};
 
 /// The closed list of kinds; gateways map each to their own codes by one table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +84,60 @@ pub enum EngineError {
     /// Not a port.
     #[error(transparent)]
     InvalidPort(#[from] InvalidPort),
+    /// No such memory snapshot.
+    #[error("memory snapshot {id} was not found")]
+    SnapshotNotFound {
+        /// As asked.
+        id: SnapshotId,
+    },
+    /// The memory snapshot is needed.
+    #[error("memory snapshot {id} is in use by {users}")]
+    SnapshotInUse {
+        /// Which.
+        id: SnapshotId,
+        /// By what.
+        users: String,
+    },
+    /// This server has nothing to capture and restore processes with.
+    #[error("memory snapshots are not possible on this server: {reason}")]
+    NoCheckpointer {
+        /// Why.
+        reason: String,
+    },
+    /// This machine cannot play the memory snapshot on.
+    #[error(
+        "memory snapshot {id} cannot be played on here: {reason} (its filesystem can be used as image {image})"
+    )]
+    NotPlayable {
+        /// Which.
+        id: SnapshotId,
+        /// Its filesystem half.
+        image: ImageId,
+        /// Why not.
+        reason: String,
+        /// Whether it may work later on this machine.
+        retryable: bool,
+    },
+    /// The memory snapshot could not be written, or is not what was written.
+    #[error("memory snapshot {id} is not usable")]
+    Snapshot {
+        /// Which.
+        id: SnapshotId,
+        /// Why.
+        #[source]
+        source: fermata_checkpoint::ManifestError,
+    },
+    /// The processes could not be captured.
+    #[error("cannot {action} the processes of sandbox {id}")]
+    Checkpoint {
+        /// What was tried.
+        action: &'static str,
+        /// Of which.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: fermata_checkpoint::CheckpointError,
+    },
     /// Not an id.
     #[error(transparent)]
     InvalidId(#[from] InvalidId),
@@ -162,14 +218,26 @@ impl EngineError {
         match self {
             Self::SandboxNotFound { .. }
             | Self::ImageNotFound { .. }
+            | Self::SnapshotNotFound { .. }
             | Self::PortNotExposed { .. } => ErrorKind::NotFound,
             Self::SandboxExists { .. } => ErrorKind::AlreadyExists,
-            Self::NotRunning { .. } | Self::ImageInUse { .. } => ErrorKind::FailedPrecondition,
+            Self::NotRunning { .. } | Self::ImageInUse { .. } | Self::SnapshotInUse { .. } => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::NotPlayable { retryable, .. } => {
+                if *retryable {
+                    ErrorKind::Unavailable
+                } else {
+                    ErrorKind::FailedPrecondition
+                }
+            }
             Self::InvalidId(_) | Self::InvalidPort(_) | Self::InvalidArgument { .. } => {
                 ErrorKind::InvalidArgument
             }
             Self::TooManyPorts { .. } => ErrorKind::ResourceExhausted,
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Unsupported { .. } | Self::NoCheckpointer { .. } => ErrorKind::Unsupported,
+            Self::Checkpoint { source, .. } => source.kind().into(),
+            Self::Snapshot { source, .. } => source.kind().into(),
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Pool { source, .. } => {
                 if source.is_no_space() {
@@ -187,6 +255,18 @@ impl EngineError {
     #[must_use]
     pub fn chain(&self) -> String {
         fermata_runtime::error_chain(self)
+    }
+}
+
+impl From<fermata_checkpoint::CheckpointErrorKind> for ErrorKind {
+    fn from(kind: fermata_checkpoint::CheckpointErrorKind) -> Self {
+        use fermata_checkpoint::CheckpointErrorKind as Kind;
+        match kind {
+            Kind::Unsupported => Self::Unsupported,
+            Kind::NoSpace => Self::ResourceExhausted,
+            Kind::Retryable => Self::Unavailable,
+            Kind::Internal => Self::Internal,
+        }
     }
 }
 

@@ -58,10 +58,12 @@ impl Engine {
         let record = {
             // Both locks in this order, and nothing awaited: no sandbox can begin from it in between.
             let live = lock(&inner.live);
-            let users = live
-                .values()
-                .filter(|live| live.image == *id)
+            let snapshots = lock(&inner.memory_snapshots);
+            let sandboxes = live.values().filter(|live| live.image == *id);
+            let halves = snapshots.values().filter(|record| record.image == *id);
+            let users = sandboxes
                 .map(|live| live.id.to_string())
+                .chain(halves.map(|record| format!("memory snapshot {}", record.id)))
                 .collect::<Vec<_>>();
             if !users.is_empty() {
                 return Err(EngineError::ImageInUse {

@@ -9,6 +9,7 @@
 //! ```
 
 mod build;
+mod checkpoint;
 mod config;
 mod create;
 mod error;
@@ -16,10 +17,12 @@ mod idle;
 mod images;
 mod live;
 mod machine;
+mod memory;
 mod model;
 mod ports;
 mod records;
 mod recover;
+mod restore;
 mod sandboxes;
 mod snapshot;
 mod storage;

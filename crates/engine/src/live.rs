@@ -14,11 +14,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::checkpoint::Checkpoints;
 use crate::config::EngineConfig;
 use crate::idle::Activity;
 use crate::machine::{Event, State};
-use crate::model::{ImageId, Sandbox, SandboxId, SandboxSpec, SandboxStatus};
-use crate::records::{ImageRecord, Records, SandboxRecord};
+use crate::model::{ImageId, Sandbox, SandboxId, SandboxSpec, SandboxStatus, SnapshotId, RestoredFrom};
+use crate::records::{ImageRecord, MemoryRecord, Records, Restored, SandboxRecord};
 use crate::storage::Storage;
 use crate::{EngineError, Result};
 
@@ -32,9 +33,12 @@ pub(crate) struct Inner {
     pub(crate) host_ports: HostPorts,
     pub(crate) cgroups: Cgroups,
     pub(crate) security: SecuritySpec,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) base_image: ImageId,
     /// Sandboxes that have not ended.
     pub(crate) live: Mutex<HashMap<SandboxId, Arc<Live>>>,
+    /// Memory snapshots that can be played on.
+    pub(crate) memory_snapshots: Mutex<BTreeMap<SnapshotId, Arc<MemoryRecord>>>,
     /// Images that can be started from.
     pub(crate) images: Mutex<BTreeMap<ImageId, ImageRecord>>,
     /// One lock a build key, so that equal builds run once.
@@ -55,6 +59,9 @@ pub(crate) struct Live {
     /// Environment of each process: the image's, then the sandbox's.
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) slot: u32,
+    /// Digests of all layers that it stands on, uppermost first.
+    pub(crate) layers: Vec<String>,
+    pub(crate) restored: Option<Restored>,
     pub(crate) agent: AgentClient,
     pub(crate) shim: ShimClient,
     pub(crate) state: watch::Sender<State>,
@@ -124,6 +131,11 @@ impl Inner {
             .join(id.as_str())
     }
 
+    /// Where the memory half of a snapshot is kept.
+    pub(crate) fn memory_directory(&self, id: &SnapshotId) -> PathBuf {
+        self.config.data_directory.join("memory").join(id.as_str())
+    }
+
     /// Applies an event: decided by the machine, recorded, then published. `false` when it changes nothing.
     pub(crate) async fn apply(&self, live: &Live, event: Event) -> Result<bool> {
         let next = live.state.borrow().after(event, Timestamp::now());
@@ -141,6 +153,35 @@ impl Inner {
 }
 
 impl Live {
+    /// `NotRunning` unless it takes commands.
+    pub(crate) fn require_running(&self) -> Result<()> {
+        let status = self.state.borrow().status;
+        if status == SandboxStatus::Running {
+            return Ok(());
+        }
+        Err(EngineError::NotRunning {
+            id: self.id.clone(),
+            status,
+        })
+    }
+
+    /// How often its processes have been played on.
+    pub(crate) fn generation(&self) -> u64 {
+        self.restored.as_ref().map_or(0, |restored| restored.generation)
+    }
+
+    pub(crate) fn is_played_on_from(&self, snapshot: &SnapshotId) -> bool {
+        let from = self.restored.as_ref().map(|restored| &restored.from);
+        matches!(from, Some(RestoredFrom::Snapshot(id)) if id == snapshot)
+    }
+
+    /// Returns when it has ended and all is cleared away.
+    pub(crate) async fn ended(&self) {
+        let mut state = self.state.subscribe();
+        // The sender lives in `self`: this ends only by the condition.
+        let _ = state.wait_for(State::is_final).await;
+    }
+
     /// As callers see it.
     pub(crate) fn describe(&self) -> Sandbox {
         let state = self.state.borrow().clone();
@@ -156,6 +197,8 @@ impl Live {
                 image: self.image.clone(),
                 spec,
                 slot: Some(self.slot),
+                layers: self.layers.clone(),
+                restored: self.restored.clone(),
                 created_at: self.created_at,
             },
             expires_at,
@@ -181,5 +224,6 @@ pub(crate) fn describe(record: SandboxRecord, expires_at: Option<Timestamp>) -> 
         stopped_at: record.state.stopped_at,
         expires_at,
         spec: record.spec,
+        restored_from: record.restored.map(|restored| restored.from),
     }
 }

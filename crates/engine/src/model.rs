@@ -84,6 +84,11 @@ typed_id!(
     ImageId, "image"
 );
 
+typed_id!(
+    /// A memory snapshot.
+    SnapshotId, "snapshot"
+);
+
 /// Not a port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{number} is not a port: ports are 1 to 65535")]
@@ -226,6 +231,18 @@ pub struct Sandbox {
     pub expires_at: Option<Timestamp>,
     /// As asked.
     pub spec: SandboxSpec,
+    /// Whose processes it has; absent when it started afresh.
+    pub restored_from: Option<RestoredFrom>,
+}
+
+/// What a sandbox was played on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "id")]
+pub enum RestoredFrom {
+    /// A memory snapshot.
+    Snapshot(SnapshotId),
+    /// A sandbox that was forked.
+    Sandbox(SandboxId),
 }
 
 /// Where an image comes from.
@@ -271,6 +288,63 @@ pub struct FilesystemSnapshot {
     pub total_ms: f64,
     /// Bytes in the sandbox's writable layer at that instant, once measured.
     pub upper_bytes: Option<u64>,
+}
+
+/// A held instant of a sandbox: processes, memory, open ports and the filesystem.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemorySnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The filesystem half: an image like any other.
+    pub image: ImageId,
+    /// The sandbox that was held.
+    pub sandbox: SandboxId,
+    /// When.
+    pub created_at: Timestamp,
+    /// How long the sandbox stood still.
+    pub paused_ms: f64,
+    /// From request to answer.
+    pub total_ms: f64,
+    /// Bytes of the memory half.
+    pub memory_bytes: u64,
+    /// What captured it and has to play it on.
+    pub engine: String,
+    /// How often the held processes had been played on before.
+    pub generation: u64,
+    /// Exposed at that instant; a restored sandbox exposes them again.
+    pub ports: Vec<PortNumber>,
+    /// The sandbox's settings at that instant; a restored sandbox has them too.
+    pub spec: SandboxSpec,
+    /// How many sandboxes that were played on from it run now.
+    pub sandboxes: u64,
+}
+
+/// What becomes of a sandbox once it is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AfterCapture {
+    /// It runs on.
+    #[default]
+    RunOn,
+    /// It ends, without having run another instruction.
+    Stop,
+}
+
+/// What is to be different in a restored sandbox.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreSpec {
+    /// Wanted id; made up when absent.
+    pub id: Option<SandboxId>,
+    /// The caller's own notes, instead of the held sandbox's.
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// What came of a fork.
+#[derive(Debug)]
+pub struct Fork {
+    /// How long the source stood still.
+    pub paused_ms: f64,
+    /// One for each that was asked for.
+    pub children: Vec<crate::Result<Sandbox>>,
 }
 
 /// A step of an image build.

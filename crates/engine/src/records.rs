@@ -1,12 +1,13 @@
 //! What the engine remembers over restarts: SQLite, one row a sandbox, one an image and one an exposed port.
 
+mod memory_snapshots;
 mod ports;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use sqlx::sqlite::{
@@ -15,8 +16,9 @@ use sqlx::sqlite::{
 };
 
 use crate::machine::State;
-use crate::model::{ImageId, ImageOrigin, SandboxId, SandboxSpec, SandboxStatus};
+use crate::model::{ImageId, ImageOrigin, RestoredFrom, SandboxId, SandboxSpec, SandboxStatus};
 use crate::{EngineError, Result};
+pub(crate) use memory_snapshots::{Held, MemoryRecord, SnapshotStatus};
 
 /// The database.
 #[derive(Debug, Clone)]
@@ -35,7 +37,18 @@ pub(crate) struct SandboxRecord {
     pub(crate) image: ImageId,
     pub(crate) spec: SandboxSpec,
     pub(crate) slot: Option<u32>,
+    /// Digests of all layers that it stands on, uppermost first.
+    pub(crate) layers: Vec<String>,
+    pub(crate) restored: Option<Restored>,
     pub(crate) created_at: Timestamp,
+}
+
+/// What a sandbox was played on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restored {
+    pub(crate) from: RestoredFrom,
+    /// How often its processes have been played on.
+    pub(crate) generation: u64,
 }
 
 /// How far an image is.
@@ -87,7 +100,8 @@ impl Records {
 
     pub(crate) async fn insert_sandbox(&self, record: &SandboxRecord) -> Result<()> {
         let done = sqlx::query(
-            "INSERT INTO sandboxes (id, status, image, spec, slot, created_at) VALUES (?, ?, ?, ?, ?, ?) \
+            "INSERT INTO sandboxes (id, status, image, spec, slot, created_at, layers, restored) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (id) DO NOTHING",
         )
         .bind(record.id.as_str())
@@ -96,6 +110,8 @@ impl Records {
         .bind(json(&record.spec))
         .bind(record.slot)
         .bind(record.created_at.to_string())
+        .bind(json(&record.layers))
+        .bind(record.restored.as_ref().map(json))
         .execute(&self.fast)
         .await
         .map_err(failed("record a sandbox"))?;
@@ -297,6 +313,11 @@ fn sandbox_record(row: &SqliteRow) -> sqlx::Result<SandboxRecord> {
         image: parse(row, "image")?,
         spec: decode(row, "spec")?,
         slot: row.try_get("slot")?,
+        layers: decode(row, "layers")?,
+        restored: match row.try_get::<Option<&str>, _>("restored")? {
+            Some(_) => Some(decode(row, "restored")?),
+            None => None,
+        },
         created_at: parse(row, "created_at")?,
     })
 }

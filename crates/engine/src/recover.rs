@@ -6,13 +6,13 @@
 //! running    no shim, exit record or not  ended, cleared
 //! creating   anything                     undone, failed
 //! stopping   anything                     finished
-//! making     (image)                      snapshot deleted, forgotten
-//! removing   (image)                      finished
+//! making     (image, memory snapshot)     deleted, forgotten
+//! removing   (image, memory snapshot)     finished
 //! none       upper, snapshot, group, run directory   deleted
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use fermata_runtime::cgroup::Cgroups;
@@ -25,12 +25,15 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::build::BUILD_LABEL;
+use crate::checkpoint::Checkpoints;
 use crate::config::EngineConfig;
 use crate::create::{make_directory, network_policy, new_live};
 use crate::live::{Inner, lock};
 use crate::machine::Event;
 use crate::model::{ImageId, ImageOrigin, SandboxStatus};
-use crate::records::{ImageRecord, ImageStatus, Records, SandboxRecord};
+use crate::records::{
+    ImageRecord, ImageStatus, MemoryRecord, Records, SandboxRecord, SnapshotStatus,
+};
 use crate::storage::Storage;
 use crate::{Engine, EngineError, Result};
 
@@ -46,9 +49,11 @@ impl Engine {
     ) -> Result<Self> {
         let data = config.data_directory.clone();
         make_directory(&data.join("run/sandboxes"))?;
+        make_directory(&data.join("memory"))?;
         let records = Records::open(&data.join("fermata.sqlite")).await?;
         let sandboxes = records.sandboxes().await?;
         let images = records.images().await?;
+        let snapshots = records.memory_snapshots().await?;
         let (storage, base) = Storage::open(&config, progress.clone()).await?;
         let cgroups = Cgroups::open().map_err(host("prepare control groups"))?;
         let security = default_security().map_err(|source| EngineError::File {
@@ -69,6 +74,7 @@ impl Engine {
         let host_ports = HostPorts::new(config.ports.address, config.ports.range.clone());
         let base_image = base.id.clone();
         let inner = Arc::new(Inner {
+            checkpoints: Checkpoints::prepare(&config),
             config,
             records,
             storage,
@@ -78,12 +84,14 @@ impl Engine {
             security,
             base_image,
             live: Mutex::new(HashMap::new()),
+            memory_snapshots: Mutex::new(BTreeMap::new()),
             images: Mutex::new(BTreeMap::new()),
             builds: Mutex::new(HashMap::new()),
             closing: watch::Sender::new(false),
             tasks: TaskTracker::new(),
         });
         recover_images(&inner, images, base).await?;
+        recover_memory_snapshots(&inner, snapshots).await?;
         recover_sandboxes(&inner, sandboxes).await?;
         sweep(&inner).await?;
         inner.tasks.spawn(crate::idle::watch(inner.clone()));
@@ -142,6 +150,18 @@ async fn recover_images(
     for record in unfinished {
         info!(image = %record.id, status = ?record.status, "clearing away an unfinished image");
         crate::images::destroy(inner, &record).await?;
+    }
+    Ok(())
+}
+
+async fn recover_memory_snapshots(inner: &Arc<Inner>, records: Vec<MemoryRecord>) -> Result<()> {
+    for record in records {
+        if record.status == SnapshotStatus::Ready {
+            lock(&inner.memory_snapshots).insert(record.id.clone(), Arc::new(record));
+        } else {
+            info!(snapshot = %record.id, status = ?record.status, "clearing away an unfinished memory snapshot");
+            crate::memory::destroy(inner, &record).await?;
+        }
     }
     Ok(())
 }
@@ -233,15 +253,25 @@ async fn sweep(inner: &Inner) -> Result<()> {
     for name in names(&directory)? {
         if !uppers.contains(&name) {
             crate::supervise::end_processes(&inner.cgroups.spec(&name)).await;
-            let path = directory.join(&name);
-            std::fs::remove_dir_all(&path).map_err(|source| EngineError::File {
-                action: "remove",
-                path,
-                source,
-            })?;
+            remove_directory(directory.join(&name))?;
+        }
+    }
+    let directory = inner.config.data_directory.join("memory");
+    for name in names(&directory)? {
+        let is_known = name.parse().is_ok_and(|id| inner.memory_record(&id).is_ok());
+        if !is_known {
+            remove_directory(directory.join(&name))?;
         }
     }
     Ok(())
+}
+
+fn remove_directory(path: PathBuf) -> Result<()> {
+    std::fs::remove_dir_all(&path).map_err(|source| EngineError::File {
+        action: "remove",
+        path,
+        source,
+    })
 }
 
 fn names(directory: &Path) -> Result<Vec<String>> {

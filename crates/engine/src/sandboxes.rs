@@ -63,9 +63,7 @@ impl Engine {
             // A shim that cannot be reached is dying or dead; its watcher ends the sandbox then.
             let _ = live.shim.kill().await;
         }
-        let mut state = live.state.subscribe();
-        // The sender lives in `live`, which we hold: this ends only by the condition.
-        let _ = state.wait_for(crate::machine::State::is_final).await;
+        live.ended().await;
         Ok(live.describe())
     }
 

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::create::{new_id, runtime};
 use crate::live::{Inner, Live, lock};
-use crate::model::{FilesystemSnapshot, ImageId, ImageOrigin, SandboxId, SandboxStatus};
+use crate::model::{FilesystemSnapshot, ImageId, ImageOrigin, SandboxId};
 use crate::records::{ImageRecord, ImageStatus};
 use crate::{Engine, EngineError, Result};
 
@@ -60,26 +60,8 @@ impl Engine {
 
 async fn snapshot(inner: Arc<Inner>, live: Arc<Live>) -> Result<FilesystemSnapshot> {
     let started = Instant::now();
-    let source = lock(&inner.images)
-        .get(&live.image)
-        .cloned()
-        .ok_or_else(|| EngineError::ImageNotFound {
-            id: live.image.clone(),
-        })?;
     let id: ImageId = new_id("im")?;
-    let mut record = ImageRecord {
-        id: id.clone(),
-        status: ImageStatus::Making,
-        origin: ImageOrigin::Snapshot {
-            sandbox: live.id.clone(),
-        },
-        layers: source.layers,
-        snapshot: Some(id.to_string()),
-        // The image's own: what the sandbox was given may be secret.
-        environment: source.environment,
-        size_bytes: source.size_bytes,
-        created_at: Timestamp::now(),
-    };
+    let mut record = ImageRecord::of_snapshot(&inner, &live, id.clone())?;
     inner.records.insert_image(&record).await?;
     let paused = match hold(&inner, &live, &id).await {
         Ok(paused) => paused,
@@ -104,6 +86,31 @@ async fn snapshot(inner: Arc<Inner>, live: Arc<Live>) -> Result<FilesystemSnapsh
     Ok(result)
 }
 
+impl ImageRecord {
+    /// The record of a new snapshot of a sandbox's filesystem, which is still to be taken.
+    pub(crate) fn of_snapshot(inner: &Inner, live: &Live, id: ImageId) -> Result<Self> {
+        let source = lock(&inner.images)
+            .get(&live.image)
+            .cloned()
+            .ok_or_else(|| EngineError::ImageNotFound {
+                id: live.image.clone(),
+            })?;
+        Ok(Self {
+            status: ImageStatus::Making,
+            origin: ImageOrigin::Snapshot {
+                sandbox: live.id.clone(),
+            },
+            layers: source.layers,
+            snapshot: Some(id.to_string()),
+            // The image's own: what the sandbox was given may be secret.
+            environment: source.environment,
+            size_bytes: source.size_bytes,
+            created_at: Timestamp::now(),
+            id,
+        })
+    }
+}
+
 async fn measure(inner: &Inner, image: &ImageId) -> Result<u64> {
     let bytes = inner.storage.snapshot_bytes(image).await?;
     lock(&inner.images)
@@ -119,13 +126,7 @@ async fn measure(inner: &Inner, image: &ImageId) -> Result<u64> {
 /// sandbox follow one another.
 pub(crate) async fn hold(inner: &Inner, live: &Live, id: &ImageId) -> Result<Duration> {
     let _operation = live.operation.lock().await;
-    let status = live.state.borrow().status;
-    if status != SandboxStatus::Running {
-        return Err(EngineError::NotRunning {
-            id: live.id.clone(),
-            status,
-        });
-    }
+    live.require_running()?;
     inner.storage.flush_upper(&live.id).await?;
     let frozen_at = Instant::now();
     let frozen = live

@@ -108,6 +108,16 @@ impl Storage {
         .await
     }
 
+    /// As [`Self::snapshot_upper`], for a thread that blocks.
+    pub(crate) fn snapshot_upper_now(
+        &self,
+        sandbox: &SandboxId,
+        image: &ImageId,
+    ) -> Result<(), PoolError> {
+        let (upper, snapshot) = (sandbox.as_str().parse()?, image.as_str().parse()?);
+        self.pool.uppers().snapshot(&upper, &snapshot)
+    }
+
     /// Bytes in a snapshot.
     pub(crate) async fn snapshot_bytes(&self, image: &ImageId) -> Result<u64> {
         let id = image.to_string();
@@ -137,11 +147,21 @@ impl Storage {
         .await
     }
 
-    /// Where a sandbox's read-only layers are mounted, uppermost first.
+    /// What a new sandbox from an image with these layers stands on, uppermost first.
+    pub(crate) fn stack(&self, layers: &[String]) -> Result<Vec<String>> {
+        let layers = digests(layers).map_err(|source| EngineError::Pool {
+            subject: "the layers of an image".to_owned(),
+            source,
+        })?;
+        let stack = self.pool.stack(&layers);
+        Ok(stack.iter().map(ToString::to_string).collect())
+    }
+
+    /// Where layers are mounted, in the same order.
     pub(crate) async fn mount_layers(&self, layers: &[String]) -> Result<Vec<PathBuf>> {
         let layers = layers.to_vec();
-        self.with("the layers of an image".to_owned(), move |pool| {
-            pool.mount_lower(pool.system_layers(), &digests(&layers)?)
+        self.with("the layers of a sandbox".to_owned(), move |pool| {
+            pool.mount_layers(&digests(&layers)?)
         })
         .await
     }

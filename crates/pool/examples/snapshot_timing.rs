@@ -85,7 +85,7 @@ fn row(pool: &Pool, root: &Path, name: &str, fill: &dyn Fn(&Path) -> Outcome) ->
             format!("{slug}-{round}").parse()?,
         );
         let made = pool.uppers().create(&upper)?;
-        let lower = pool.mount_lower(pool.system_layers(), &[])?;
+        let lower = pool.mount_layers(&pool.stack(&[]))?;
         let lower: Vec<String> = lower
             .iter()
             .map(|path| path.display().to_string())

@@ -16,7 +16,7 @@
 //! })?;
 //! let base = pool.base_image(&mut |_line| {})?;
 //! let image = [base.layer];
-//! let lower = pool.mount_lower(pool.system_layers(), &image)?;
+//! let lower = pool.mount_layers(&pool.stack(&image))?;
 //! let upper = pool.create_upper(&"sandbox-1".parse()?, &image)?;
 //! // … mount overlayfs with `lower` and `upper`, run, then:
 //! pool.uppers().flush(&"sandbox-1".parse()?)?;

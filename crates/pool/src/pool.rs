@@ -161,19 +161,21 @@ impl Pool {
         &self.layers
     }
 
-    /// The layers that go above and below those of every image.
+    /// What a new sandbox from an image stands on, uppermost first, as overlayfs wants it: the agent, the image's own layers
+    /// (uppermost first), the skeleton. A memory snapshot keeps this list: its processes have these files open.
     #[must_use]
-    pub fn system_layers(&self) -> &SystemLayers {
-        &self.system
+    pub fn stack(&self, image: &[Digest]) -> Vec<Digest> {
+        std::iter::once(&self.system.agent)
+            .chain(image)
+            .chain(std::iter::once(&self.system.skeleton))
+            .cloned()
+            .collect()
     }
 
-    /// Mounts what a sandbox stands on and says where, uppermost first, as overlayfs wants it: the agent, the image's own
-    /// layers (uppermost first), the skeleton. Keep `system` with a snapshot and pass it again, so that the snapshot keeps
-    /// its agent.
-    pub fn mount_lower(&self, system: &SystemLayers, image: &[Digest]) -> Result<Vec<PathBuf>> {
-        std::iter::once(&system.agent)
-            .chain(image)
-            .chain(std::iter::once(&system.skeleton))
+    /// Mounts layers and says where, in the same order.
+    pub fn mount_layers(&self, layers: &[Digest]) -> Result<Vec<PathBuf>> {
+        layers
+            .iter()
             .map(|digest| self.layers.mount(digest))
             .collect()
     }

@@ -123,7 +123,7 @@ pub(crate) struct Overlay(PathBuf);
 
 impl Overlay {
     pub(crate) fn mount(pool: &Pool, image: &[Digest], upper: &Upper, target: PathBuf) -> Self {
-        let lower = pool.mount_lower(pool.system_layers(), image).unwrap();
+        let lower = pool.mount_layers(&pool.stack(image)).unwrap();
         let lower: Vec<&str> = lower.iter().map(|path| path.to_str().unwrap()).collect();
         let options = format!(
             "xino=on,lowerdir={},upperdir={},workdir={}",

@@ -186,3 +186,28 @@ def test_sandboxes_of_both_interfaces_are_the_same(fermata, sandbox):
     fermata("exec", sandbox.sandbox_id(), "--", "touch", "/from-cli")
     assert run(sandbox, "test", "-e", "/from-cli").code == 0
     assert Sandbox().connect(sandbox.sandbox_id()).ok
+
+
+def test_ports(server, fermata):
+    with Sandbox().create() as sandbox:
+        name = sandbox.container_id
+        url = fermata("port", name, "8000").stdout.strip()
+        assert url == sandbox.list_urls()[8000]
+        assert fermata("port", name, "8000").stdout.strip() == url
+        table = [line.split() for line in fermata("port", name).stdout.splitlines()]
+        assert table == [["PORT", "URL"], ["8000", url]]
+        assert json.loads(fermata("port", name, "--json").stdout) == [{"port": 8000, "url": url}]
+        assert fermata("port", name, "8000", "--close").returncode == 0
+        assert json.loads(fermata("port", name, "--json").stdout) == []
+        again = fermata("port", name, "8000", "--close")
+        assert (again.returncode, again.stdout) == (1, "")
+        assert "port 8000" in again.stderr and "not exposed" in again.stderr
+        for wrong in (("0",), ("65536",), ("http",), ("--close",)):
+            assert fermata("port", name, *wrong).returncode == 2
+
+
+def test_run_with_ports(fermata):
+    answer = fermata("run", "-p", "8000", "--port", "9000", "--", "echo", "out")
+    assert (answer.returncode, answer.stdout) == (0, "out\n")
+    assert "port 8000 at http://127.0.0.1:" in answer.stderr
+    assert "port 9000 at http://127.0.0.1:" in answer.stderr

@@ -1,6 +1,7 @@
 """Creating, connecting, expiring and ending sandboxes."""
 
 import re
+import time
 
 import pytest
 from beam import Sandbox
@@ -85,6 +86,22 @@ def test_update_ttl(sandbox):
     sandbox.update_ttl(-1)
     sandbox.update_ttl(1)
     eventually(lambda: sandbox.poll() is not None, "it ended", timeout=30, pause=0.2)
+
+
+def test_each_call_is_a_use(sandbox):
+    sandbox.update_ttl(2)
+    for _ in range(8):
+        sandbox.fs.stat_file("/tmp")
+        # Only waiting can show that something does not happen.
+        time.sleep(0.5)
+    assert sandbox.poll() is None
+
+
+def test_a_call_is_a_use_for_as_long_as_it_lasts(server, sandbox):
+    pid = sandbox.process.exec("sleep", "4").pid
+    sandbox.update_ttl(1)
+    ended = server.api("GET", f"/sandboxes/{sandbox.container_id}/processes/{pid}?wait_ms=20000")
+    assert ended["exit_code"] == 0
 
 
 def test_expiry_that_came_while_the_server_was_away(server, new_sandbox):

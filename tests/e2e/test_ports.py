@@ -10,9 +10,11 @@ import time
 import urllib.error
 
 import pytest
+from beam import Sandbox
 from beta9.exceptions import SandboxConnectionError, SandboxProcessError
-from commands import python, run
-from server import Server
+from commands import run
+from leftovers import leftovers
+from server import Server, pointed_at
 from servers_inside import ECHO, HTTP, address, connect, get, is_open, read_all, start, start_after
 from waiting import eventually
 
@@ -295,8 +297,6 @@ def test_what_is_not_a_port_is_refused(server, sandbox, port, capfd):
 
 
 def test_wrong_ports_of_the_constructor_are_refused(server, capfd):
-    from beam import Sandbox
-
     before = len(server.api("GET", "/sandboxes"))
     assert not Sandbox(ports=[8000, 70000]).create().ok
     assert "70000 is not a port" in "".join(capfd.readouterr())
@@ -336,10 +336,6 @@ def test_our_own_interface(server, sandbox):
 
 
 def test_address_name_range_and_wait_can_be_configured(server, tmp_path_factory):
-    from beam import Sandbox
-    from leftovers import leftovers
-    from server import pointed_at
-
     data_directory = tmp_path_factory.mktemp("configured")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         first = probe.getsockname()[1]
@@ -367,14 +363,3 @@ def test_address_name_range_and_wait_can_be_configured(server, tmp_path_factory)
     finally:
         other.close()
     assert leftovers(data_directory) == []
-
-
-def test_files_and_commands_keep_a_sandbox_warm(sandbox):
-    sandbox.update_ttl(2)
-    process = sandbox.process.exec("sleep", "60")
-    for _ in range(8):
-        sandbox.fs.stat_file("/tmp")
-        time.sleep(0.5)
-    assert sandbox.poll() is None
-    assert process.status()[0] == -1
-    assert python(sandbox, "print(1)") == "1\n"

@@ -36,7 +36,7 @@ pub use fermata_protocol::agent;
 pub use fermata_runtime::{
     AgentClient, OutputFrom, RuntimeError, RuntimeErrorKind, StartRequest, error_chain,
 };
-pub use live::Handle;
+pub use live::{Agent, Handle};
 pub use model::*;
 
 /// The engine's results.

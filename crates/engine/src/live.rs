@@ -73,14 +73,28 @@ pub(crate) struct Live {
     pub(crate) operation: tokio::sync::Mutex<()>,
 }
 
-/// A running sandbox with what a caller needs to command it. As long as one is held, the sandbox counts as used.
+/// A running sandbox with what a caller needs to command it.
 #[derive(Debug, Clone)]
 pub struct Handle {
     /// Speaks to its agent.
-    pub agent: AgentClient,
+    pub agent: Agent,
     /// Environment that each process gets: the image's, then the sandbox's.
     pub environment: BTreeMap<String, String>,
+}
+
+/// The agent of a running sandbox. As long as one is held, the sandbox counts as used.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub(crate) client: AgentClient,
     pub(crate) _use: Arc<crate::idle::Use>,
+}
+
+impl std::ops::Deref for Agent {
+    type Target = AgentClient;
+
+    fn deref(&self) -> &AgentClient {
+        &self.client
+    }
 }
 
 /// A poisoned lock only says that another thread panicked; each value here is replaced whole, so it is still consistent.

@@ -112,6 +112,15 @@ async fn expose(inner: &Inner, live: &Live, port: PortNumber) -> Result<ExposedP
     Ok(exposed)
 }
 
+/// Closes and forgets all ports of a sandbox that has ended. When it returns, nobody uses its network through them.
+pub(crate) async fn close_all(inner: &Inner, live: &Live) {
+    let is_recorded = !live.ports.list().is_empty();
+    live.ports.close_all().await;
+    if is_recorded && let Err(error) = inner.records.delete_ports(&live.id).await {
+        warn!(sandbox = %live.id, error = error.chain(), "cannot forget the ports of an ended sandbox");
+    }
+}
+
 /// Listens again for a sandbox that an earlier daemon has left running: at the same ports of the host if they are still free.
 pub(crate) async fn expose_again(inner: &Inner, live: &Live) -> Result<()> {
     for (port, before) in inner.records.ports(&live.id).await? {

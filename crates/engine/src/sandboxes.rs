@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::create::{network_policy, runtime};
-use crate::live::{Handle, describe, lock};
+use crate::live::{Agent, Handle, describe, lock};
 use crate::machine::Event;
 use crate::model::{NetworkPolicy, Sandbox, SandboxId};
 use crate::records::SandboxRecord;
@@ -36,16 +36,18 @@ impl Engine {
             .collect())
     }
 
-    /// The way to a sandbox's processes and files; counts as use until it is dropped.
+    /// The way to a sandbox's processes and files; counts as use until its agent is dropped.
     ///
     /// # Errors
     /// `SandboxNotFound`; `NotRunning` when it cannot take commands.
     pub async fn handle(&self, id: &SandboxId) -> Result<Handle> {
         let live = self.inner.running(id).await?;
         Ok(Handle {
-            agent: live.agent.clone(),
+            agent: Agent {
+                client: live.agent.clone(),
+                _use: std::sync::Arc::new(live.activity.begin_use()),
+            },
             environment: live.environment.clone(),
-            _use: std::sync::Arc::new(live.activity.begin_use()),
         })
     }
 

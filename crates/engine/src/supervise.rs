@@ -56,11 +56,7 @@ pub(crate) async fn finish(inner: &Inner, live: &Live, event: Event) {
         }
     }
     lock(&inner.live).remove(&live.id);
-    let forgotten = async {
-        inner.records.forget_old_sandboxes(ENDED_KEPT).await?;
-        inner.records.delete_stale_ports().await
-    };
-    if let Err(error) = forgotten.await {
+    if let Err(error) = inner.records.forget_old_sandboxes(ENDED_KEPT).await {
         warn!(error = error.chain(), "cannot forget old sandboxes");
     }
 }
@@ -69,7 +65,7 @@ pub(crate) async fn finish(inner: &Inner, live: &Live, event: Event) {
 /// fails is tried again by the next start.
 pub(crate) async fn clear(inner: &Inner, live: &Live) {
     // First, so that no connection is made in a namespace that is given back below.
-    live.ports.close_all().await;
+    crate::ports::close_all(inner, live).await;
     let cgroup = inner.cgroups.spec(live.id.as_str());
     end_processes(&cgroup).await;
     if let Err(error) = inner.storage.delete_upper(&live.id).await {

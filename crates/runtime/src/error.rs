@@ -164,6 +164,9 @@ pub enum RuntimeError {
         /// The last of it.
         last: u16,
     },
+    /// Nothing can be exposed any more.
+    #[error("the ports of the sandbox are closed: it has ended")]
+    PortsClosed,
     /// No address is left for another sandbox.
     #[error("no free network slot: {in_use} are in use")]
     NoFreeSlot {
@@ -205,7 +208,7 @@ impl RuntimeError {
                 RuntimeErrorKind::ResourceExhausted
             }
             Self::UnknownSlot { .. } => RuntimeErrorKind::NotFound,
-            Self::NetworkInUse { .. } => RuntimeErrorKind::FailedPrecondition,
+            Self::NetworkInUse { .. } | Self::PortsClosed => RuntimeErrorKind::FailedPrecondition,
             Self::UnexpectedAnswer { .. }
             | Self::Shim { .. }
             | Self::NotStarted { .. }

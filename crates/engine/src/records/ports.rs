@@ -44,7 +44,16 @@ impl Records {
         Ok(())
     }
 
-    /// Forgets the ports of sandboxes that have ended or are not known.
+    pub(crate) async fn delete_ports(&self, sandbox: &SandboxId) -> Result<()> {
+        sqlx::query("DELETE FROM ports WHERE sandbox = ?")
+            .bind(sandbox.as_str())
+            .execute(&self.fast)
+            .await
+            .map_err(failed("forget exposed ports"))?;
+        Ok(())
+    }
+
+    /// Forgets the ports of sandboxes that have ended or are not known: what an interrupted end has left.
     pub(crate) async fn delete_stale_ports(&self) -> Result<()> {
         sqlx::query(
             "DELETE FROM ports WHERE sandbox NOT IN (SELECT id FROM sandboxes WHERE stopped_at IS NULL)",
@@ -81,6 +90,11 @@ mod tests {
         assert_eq!(found, [(web, 40_001), (echo, 65_535)]);
         records.delete_port(&sandbox, web).await.unwrap();
         assert_eq!(records.ports(&sandbox).await.unwrap(), [(echo, 65_535)]);
+        let other: SandboxId = "sb-2".parse().unwrap();
+        records.set_port(&other, echo, 40_002).await.unwrap();
+        records.delete_ports(&other).await.unwrap();
+        assert_eq!(records.ports(&other).await.unwrap(), []);
+        assert_eq!(records.ports(&sandbox).await.unwrap().len(), 1);
         records.delete_stale_ports().await.unwrap();
         assert_eq!(records.ports(&sandbox).await.unwrap(), []);
     }

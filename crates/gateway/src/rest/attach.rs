@@ -18,7 +18,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::Bytes;
 use fermata_engine::agent::Stream;
-use fermata_engine::{AgentClient, Engine, EngineError, OutputFrom, RuntimeError, SandboxId};
+use fermata_engine::{Agent, Engine, EngineError, OutputFrom, RuntimeError};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
@@ -60,8 +60,6 @@ pub(super) async fn attach(
     // Asked before the upgrade, so that an unknown process is an ordinary 404.
     agent.wait(pid, Duration::ZERO).await?;
     let session = Session {
-        engine,
-        id,
         agent,
         pid,
         closing,
@@ -70,9 +68,8 @@ pub(super) async fn attach(
 }
 
 struct Session {
-    engine: Engine,
-    id: SandboxId,
-    agent: AgentClient,
+    /// Held to the end: a sandbox with somebody attached is in use.
+    agent: Agent,
     pid: i32,
     closing: CancellationToken,
 }
@@ -136,10 +133,6 @@ impl Session {
             let state = self.agent.wait(self.pid, WAIT).await?;
             if !state.running {
                 return Ok(state.exit_code);
-            }
-            // A sandbox with somebody attached is in use.
-            if let Err(error) = self.engine.handle(&self.id).await {
-                tracing::debug!(sandbox = %self.id, error = error.chain(), "cannot mark as used");
             }
         }
     }

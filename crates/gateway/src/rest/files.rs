@@ -7,7 +7,7 @@ use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Buf as _, Bytes, BytesMut};
 use fermata_engine::agent::FileChunk;
-use fermata_engine::{AgentClient, Engine, RuntimeError};
+use fermata_engine::{Agent, Engine, RuntimeError};
 use futures::{Stream, StreamExt as _};
 use serde::Deserialize;
 
@@ -39,7 +39,7 @@ pub(super) async fn read(
 
 /// A failure in the middle breaks the connection off, which no client can take for the end of the file.
 fn pieces(
-    agent: AgentClient,
+    agent: Agent,
     path: Vec<u8>,
     first: FileChunk,
 ) -> impl Stream<Item = Result<Bytes, RuntimeError>> {

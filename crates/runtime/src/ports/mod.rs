@@ -17,6 +17,7 @@ mod relay;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::RuntimeError;
 use crate::gate::Gate;
 pub use host::{HostPorts, Listener};
 
@@ -36,6 +38,11 @@ const CONNECTION_LIMIT: usize = 512;
 
 /// After a failed accept, which mostly means that descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// After two minutes of silence in spite of questions, a caller is gone (tcp(7)).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_COUNT: u32 = 4;
 
 /// What each connection holds for as long as it lasts.
 type Hold = dyn Fn() -> Box<dyn Any + Send> + Send + Sync;
@@ -73,11 +80,6 @@ struct Route {
 /// As long as it is held, nothing is connected into the sandbox through its ports, and new connections wait.
 #[derive(Debug)]
 pub struct Suspension<'a>(&'a Ports);
-
-/// The sandbox has ended: nothing is exposed any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the sandbox's ports are closed")]
-pub struct PortsClosed;
 
 impl Ports {
     /// Nothing is exposed yet. A connection waits this long for a server that has yet to listen, and keeps what `hold` gives
@@ -119,11 +121,11 @@ impl Ports {
     /// Takes connections from `listener` to `port` of the sandbox. The port must not be exposed already.
     ///
     /// # Errors
-    /// After [`Self::close_all`].
-    pub fn expose(&self, port: NonZeroU16, listener: Listener) -> Result<(), PortsClosed> {
+    /// [`RuntimeError::PortsClosed`] after [`Self::close_all`].
+    pub fn expose(&self, port: NonZeroU16, listener: Listener) -> Result<(), RuntimeError> {
         let mut table = self.table();
         if table.closed {
-            return Err(PortsClosed);
+            return Err(RuntimeError::PortsClosed);
         }
         let exposed = Exposed {
             host_port: listener.port,
@@ -240,13 +242,24 @@ async fn accept(
     closing.run_until_cancelled(serve).await;
 }
 
+/// Small pieces are passed on at once, and a caller on another machine that vanished without a word is noticed: as long as
+/// it seems to be there, the sandbox is in use.
+fn prepare(caller: &TcpStream) -> io::Result<()> {
+    caller.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(caller, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(caller, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(caller, KEEPALIVE_COUNT)?;
+    Ok(sockopt::set_socket_keepalive(caller, true)?)
+}
+
 impl Route {
     /// One connection, from its first byte to its last.
     async fn serve(&self, caller: TcpStream, port: u16) {
         let _hold = (self.hold)();
-        // A caller on another machine may vanish without a word. If neither can be set, the connection is about to break.
-        let _ = sockopt::set_socket_keepalive(&caller, true);
-        let _ = caller.set_nodelay(true);
+        if prepare(&caller).is_err() {
+            // It is broken already.
+            return;
+        }
         let (mut pass, connected) = loop {
             let mut pass = self.gate.pass().await;
             tokio::select! {

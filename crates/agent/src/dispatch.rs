@@ -113,17 +113,19 @@ fn read_output(agent: &Agent, caller: &Caller, read: &ReadOutput) -> Result<Outp
         0 => READ_BYTES,
         bytes => usize::try_from(bytes.min(MAX_READ_BYTES)).unwrap_or(READ_BYTES),
     };
-    let piece = process
-        .wait_for(caller, deadline(read.timeout_ms), |state| {
-            state.stream(name).output.read(from, max).transpose()
-        })
-        .transpose()?;
     let Piece {
         offset,
         data,
         dropped_bytes,
         end,
-    } = piece.unwrap_or_else(|| process.state().stream(name).output.nothing(from));
+    } = process.read_output(
+        &agent.epoll,
+        caller,
+        name,
+        from,
+        max,
+        deadline(read.timeout_ms),
+    )?;
     Ok(OutputChunk {
         offset,
         data,

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -19,17 +19,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::agent::Agent;
 use crate::arguments::Options;
 use crate::connection::{self, Caller};
-use crate::process::{READ_BYTES, StreamName, reap};
+use crate::process::{Attention, HeldBack, READ_BYTES, StreamName, reap};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 /// Enough for the deepest pattern that is accepted; only touched pages count.
 const STACK_BYTES: usize = 1 << 20;
 /// When nothing has happened for so long, memory that only work needs is given back.
-const REST_AFTER: Timespec = Timespec {
-    tv_sec: 2,
-    tv_nsec: 0,
-};
+const REST_AFTER: Duration = Duration::from_secs(2);
 /// How long the main thread waits for the rest of a request that it must serve itself.
 const INLINE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -96,6 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
         connections: HashMap::new(),
         next_connection: 0,
         threads: Arc::new(AtomicUsize::new(0)),
+        held_back: HeldBack::default(),
         buffer: vec![0; READ_BYTES].into(),
     };
     if let Some(number) = options.ready_descriptor {
@@ -105,7 +103,14 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
     let mut has_worked = true;
     loop {
         events.clear();
-        let patience = has_worked.then_some(REST_AFTER);
+        let rest = has_worked.then_some(REST_AFTER);
+        let held_back = server.held_back.patience(Instant::now());
+        // Durations of seconds always fit.
+        let patience = rest
+            .into_iter()
+            .chain(held_back)
+            .min()
+            .and_then(|patience| Timespec::try_from(patience).ok());
         // It can only be interrupted: the descriptors and the buffer are ours.
         let waited = epoll::wait(
             &server.agent.epoll,
@@ -113,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
             patience.as_ref(),
         );
         has_worked = !events.is_empty();
-        if waited == Ok(0) {
+        if waited == Ok(0) && held_back.is_none() {
             fermata_sys::own_memory::trim_heap();
             fermata_sys::own_memory::release_program_pages();
         }
@@ -122,6 +127,7 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
             // A bug costs one event, not the sandbox.
             let _ = catch_unwind(AssertUnwindSafe(|| server.handle(key)));
         }
+        server.held_back.look(&server.agent, Instant::now());
     }
 }
 
@@ -157,6 +163,7 @@ struct Server {
     connections: HashMap<u64, Connection>,
     next_connection: u64,
     threads: Arc<AtomicUsize>,
+    held_back: HeldBack,
     buffer: Box<[u8]>,
 }
 
@@ -187,10 +194,10 @@ impl Server {
         let Some(process) = self.agent.table().watched(serial) else {
             return;
         };
-        if let Some(source) = process.take_output(name, &mut self.buffer) {
-            // Not watched any more is what is wanted, whatever the reason.
-            let _ = epoll::delete(&self.agent.epoll, &source);
-            self.agent.table().stop_watching(&process);
+        match process.take_output(&self.agent.epoll, name, &mut self.buffer) {
+            Attention::WhenReadable => {}
+            Attention::At(latest) => self.held_back.add(serial, name, latest),
+            Attention::Never => self.agent.table().stop_watching(&process),
         }
     }
 

@@ -8,8 +8,10 @@
 //!
 //! The main thread alone reads pipes and reaps; connection threads start, wait, read buffers, write input and signal.
 
+mod held_back;
 mod input;
 mod output;
+mod readers;
 mod start;
 mod starts;
 mod table;
@@ -21,12 +23,16 @@ use std::time::Instant;
 
 use fermata_protocol::agent::{EnvironmentVariable, ProcessState};
 use prost::bytes::Bytes;
+use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use crate::agent::lock;
 use crate::connection::Caller;
+use crate::failure::Refusal;
+use crate::server::source_key;
 
+pub(crate) use held_back::HeldBack;
 pub(crate) use input::{Accepted, write_input};
 pub(crate) use output::{Budget, From, Output, Piece};
 pub(crate) use start::{start, terminal_size};
@@ -50,6 +56,18 @@ pub(crate) enum StreamName {
 pub(crate) struct Stream {
     pub(crate) source: Option<Arc<OwnedFd>>,
     pub(crate) output: Output,
+    /// The source is not watched, because a reader must catch up first.
+    pub(crate) held_back: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(source: Option<Arc<OwnedFd>>, output: Output) -> Self {
+        Self {
+            source,
+            output,
+            held_back: false,
+        }
+    }
 }
 
 /// What changes in the life of a process.
@@ -78,6 +96,10 @@ impl State {
 
     fn is_read_fully(&self) -> bool {
         self.stdout.output.is_read_fully() && self.stderr.output.is_read_fully()
+    }
+
+    fn is_awaited(&self, now: Instant) -> bool {
+        self.stdout.output.is_awaited(now) || self.stderr.output.is_awaited(now)
     }
 }
 
@@ -164,23 +186,86 @@ impl Process {
         described
     }
 
-    /// Takes what has come on a stream, at most one buffer full. Returns the source when it has ended.
-    pub(crate) fn take_output(&self, name: StreamName, buffer: &mut [u8]) -> Option<Arc<OwnedFd>> {
+    /// Takes what has come on a stream, at most one buffer full and no more than its readers have room for.
+    pub(crate) fn take_output(
+        &self,
+        epoll: &OwnedFd,
+        name: StreamName,
+        buffer: &mut [u8],
+    ) -> Attention {
+        let now = Instant::now();
         let mut state = self.state();
-        let ended = match read_source(state.stream(name), buffer) {
-            Taken::Some(_) => None,
-            Taken::Nothing => return None,
-            Taken::End(source) => Some(source),
+        let stream = state.stream(name);
+        let Some(source) = &stream.source else {
+            return Attention::Never;
+        };
+        let room = stream.output.room(now).unwrap_or(usize::MAX);
+        if room == 0 {
+            // Taken out altogether: epoll tells of a hang-up whatever it is asked for (epoll_ctl(2)). Fails only if it is
+            // not in there.
+            let _ = epoll::delete(epoll, source);
+            stream.held_back = true;
+            return Attention::At(stream.output.next_departure(now).unwrap_or(now));
+        }
+        let length = room.min(buffer.len());
+        let attention = match read_source(stream, &mut buffer[..length], now) {
+            Taken::Some(_) => Attention::WhenReadable,
+            Taken::Nothing => return Attention::WhenReadable,
+            Taken::End(source) => {
+                // Not watched any more is what is wanted, whatever the reason.
+                let _ = epoll::delete(epoll, source);
+                Attention::Never
+            }
         };
         drop(state);
         self.changed.notify_all();
-        ended
+        attention
+    }
+
+    /// Answers a reader, who waits until the deadline for the first byte.
+    pub(crate) fn read_output(
+        self: &Arc<Self>,
+        epoll: &OwnedFd,
+        caller: &Caller,
+        name: StreamName,
+        from: From<'_>,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<Piece, Refusal> {
+        let piece = self.wait_for(caller, deadline, |state| {
+            let now = Instant::now();
+            let piece = state
+                .stream(name)
+                .output
+                .read(from, max, now, deadline)
+                .transpose();
+            self.go_on(epoll, state, name, now);
+            piece
+        });
+        piece.unwrap_or_else(|| {
+            let mut state = self.state();
+            Ok(state.stream(name).output.give_up(from, Instant::now()))
+        })
+    }
+
+    /// Watches a source again that was held back, if there is room; `false` when it is still held back.
+    fn go_on(&self, epoll: &OwnedFd, state: &mut State, name: StreamName, now: Instant) -> bool {
+        let stream = state.stream(name);
+        if stream.held_back
+            && stream.output.has_room_again(now)
+            && let Some(source) = &stream.source
+        {
+            let key = epoll::EventData::new_u64(source_key(self.serial, name));
+            stream.held_back = epoll::add(epoll, source, key, epoll::EventFlags::IN).is_err();
+        }
+        !stream.held_back
     }
 
     /// Takes what an ended process had written, reaps it, marks it as ended, and returns the sources that ended with it.
     ///
     /// A grandchild may hold the pipe and write on for ever: what lay in the pipe at this moment is all that is taken.
     fn finish(&self, buffer: &mut [u8], reap: impl FnOnce() -> i32) -> Vec<Arc<OwnedFd>> {
+        let now = Instant::now();
         let mut state = self.state();
         let on_terminal = state.terminal.is_some();
         let mut ended = Vec::new();
@@ -197,9 +282,10 @@ impl Process {
                     .and_then(|bytes| usize::try_from(bytes).ok())
                     .unwrap_or(READ_BYTES)
             };
+            // Taken whether or not there is room, and kept: with the exit code all output must be there.
             // One more look than there are bytes, to see the end of the stream where it is there already.
             loop {
-                match read_source(stream, buffer) {
+                match read_source(stream, buffer, now) {
                     Taken::Some(bytes) if bytes <= backlog => backlog -= bytes,
                     Taken::Some(_) | Taken::Nothing => break,
                     Taken::End(source) => {
@@ -246,13 +332,23 @@ impl Process {
     }
 }
 
+/// When a stream wants to be looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attention {
+    WhenReadable,
+    /// It is held back; its next reader will be gone then.
+    At(Instant),
+    /// It has ended.
+    Never,
+}
+
 enum Taken {
     Some(usize),
     Nothing,
     End(Arc<OwnedFd>),
 }
 
-fn read_source(stream: &mut Stream, buffer: &mut [u8]) -> Taken {
+fn read_source(stream: &mut Stream, buffer: &mut [u8], now: Instant) -> Taken {
     let Some(source) = &stream.source else {
         return Taken::Nothing;
     };
@@ -263,10 +359,11 @@ fn read_source(stream: &mut Stream, buffer: &mut [u8]) -> Taken {
             // EIO is how a terminal says that nobody holds its other end any more.
             Ok(0) | Err(_) => {
                 stream.output.finish();
+                stream.held_back = false;
                 stream.source.take().map_or(Taken::Nothing, Taken::End)
             }
             Ok(bytes) => {
-                stream.output.append(&buffer[..bytes]);
+                stream.output.append(&buffer[..bytes], now);
                 Taken::Some(bytes)
             }
         };

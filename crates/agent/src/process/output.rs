@@ -6,13 +6,19 @@
 //!   └──────────────┴─────────┴─────────┴─────────┴───────────┘
 //!                            ▲ cursor "client": last answer [from, to), next read begins at `to`
 //! ```
+//!
+//! While nobody reads, the newest bytes push out the oldest, so that the writer never waits. While somebody does, what
+//! they have not got stays: [`Output::room`] says how much more may come, and the caller leaves the rest in the pipe.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
 
+use super::READ_BYTES;
+use super::readers::{EXPECTED_AFTER_START, PRESENT_AFTER_READ, Readers, Sign};
 use crate::failure::Refusal;
 use fermata_protocol::agent::failure::Kind;
 
@@ -94,10 +100,17 @@ pub(crate) struct Output {
     ended: bool,
     read_to: u64,
     cursors: Vec<Cursor>,
+    readers: Readers,
 }
 
 impl Output {
-    pub(crate) fn new(limit: usize, budget: Arc<Budget>) -> Self {
+    /// The output of a process that is started now.
+    pub(crate) fn new(limit: usize, budget: Arc<Budget>, now: Instant) -> Self {
+        let expected_until = now + EXPECTED_AFTER_START;
+        Self::with_readers(limit, budget, Readers::expected_until(expected_until))
+    }
+
+    fn with_readers(limit: usize, budget: Arc<Budget>, readers: Readers) -> Self {
         Self {
             budget,
             chunks: VecDeque::new(),
@@ -108,12 +121,13 @@ impl Output {
             ended: false,
             read_to: 0,
             cursors: Vec::new(),
+            readers,
         }
     }
 
     /// A stream on which nothing will ever come.
     pub(crate) fn ended(budget: Arc<Budget>) -> Self {
-        let mut output = Self::new(0, budget);
+        let mut output = Self::with_readers(0, budget, Readers::default());
         output.finish();
         output
     }
@@ -128,6 +142,53 @@ impl Output {
         self.ended && self.read_to == self.end
     }
 
+    /// Whether somebody is there who has not got all there is.
+    pub(crate) fn is_awaited(&self, now: Instant) -> bool {
+        self.readers
+            .needed_from(now)
+            .is_some_and(|from| from < self.end)
+    }
+
+    /// How much may be appended without taking anything from a reader; `None` when nobody reads.
+    pub(crate) fn room(&self, now: Instant) -> Option<usize> {
+        let needed_from = self.needed_from(now)?;
+        let needed = usize::try_from(self.end - needed_from).unwrap_or(usize::MAX);
+        Some(self.current_limit().saturating_sub(needed))
+    }
+
+    /// Whether there is so much room that it is worth while to go on after a stop.
+    pub(crate) fn has_room_again(&self, now: Instant) -> bool {
+        let enough = READ_BYTES.min(self.current_limit() / 4).max(1);
+        self.room(now).is_none_or(|room| room >= enough)
+    }
+
+    /// When there may be room although nobody has read.
+    pub(crate) fn next_departure(&self, now: Instant) -> Option<Instant> {
+        self.readers.next_departure(now)
+    }
+
+    /// Everything stood still for so long: no reader could have read.
+    pub(crate) fn postpone_departures(&mut self, pause: Duration) {
+        self.readers.postpone(pause);
+    }
+
+    fn needed_from(&self, now: Instant) -> Option<u64> {
+        // Of discarded output nobody gets anything, however long it is kept from coming.
+        let from = self
+            .readers
+            .needed_from(now)
+            .filter(|_from| self.limit > 0)?;
+        Some(from.clamp(self.start, self.end))
+    }
+
+    fn current_limit(&self) -> usize {
+        if self.budget.is_exhausted() {
+            self.limit.min(SQUEEZED_BYTES)
+        } else {
+            self.limit
+        }
+    }
+
     /// Gives up everything that is held, and whatever may still come.
     pub(crate) fn discard(&mut self) {
         self.limit = 0;
@@ -136,22 +197,19 @@ impl Output {
         self.cursors = Vec::new();
     }
 
-    pub(crate) fn append(&mut self, mut data: &[u8]) {
-        let limit = if self.budget.is_exhausted() {
-            self.limit.min(SQUEEZED_BYTES)
-        } else {
-            self.limit
-        };
-        // What would be dropped at once need not be copied.
-        if data.len() > limit {
-            let (skipped, kept) = data.split_at(data.len() - limit);
-            self.end += bytes_u64(skipped.len());
-            self.drop_all_chunks();
-            data = kept;
-        }
+    pub(crate) fn append(&mut self, mut data: &[u8], now: Instant) {
         let end = self.end + bytes_u64(data.len());
-        let first_kept = end.saturating_sub(bytes_u64(limit));
-        let recycled = self.drop_before(first_kept.max(self.start).min(self.end));
+        let first_kept = end
+            .saturating_sub(bytes_u64(self.current_limit()))
+            .min(self.needed_from(now).unwrap_or(u64::MAX));
+        // What would be dropped at once need not be copied.
+        if first_kept > self.end {
+            let skipped = within(first_kept - self.end, data.len());
+            self.end = first_kept;
+            self.drop_all_chunks();
+            data = &data[skipped..];
+        }
+        let recycled = self.drop_before(first_kept.max(self.start));
         if self.push(data, recycled).is_err() {
             // No memory: this output counts as dropped.
             self.end = end;
@@ -219,17 +277,55 @@ impl Output {
         free
     }
 
-    /// What there is for a reader; `None` when there is nothing yet.
-    pub(crate) fn read(&mut self, from: From<'_>, max: usize) -> Result<Option<Piece>, Refusal> {
-        match from {
-            From::Offset(offset) => Ok(self.read_range(offset, self.end, max)),
-            From::Cursor { name, request_id } => self.read_cursor(name, request_id, max, false),
-            From::TextCursor { name, request_id } => self.read_cursor(name, request_id, max, true),
+    /// What there is for a reader; `None` when there is nothing yet, for which the reader waits until `deadline`.
+    pub(crate) fn read(
+        &mut self,
+        from: From<'_>,
+        max: usize,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<Option<Piece>, Refusal> {
+        let piece = match from {
+            From::Offset(offset) => self.read_range(offset, self.end, max),
+            From::Cursor { name, request_id } => self.read_cursor(name, request_id, max, false)?,
+            From::TextCursor { name, request_id } => {
+                self.read_cursor(name, request_id, max, true)?
+            }
+        };
+        match &piece {
+            Some(piece) => self.note(from, piece, now, now),
+            None => self.note(from, &self.nothing(from), now, deadline.max(now)),
+        }
+        Ok(piece)
+    }
+
+    fn note(&mut self, from: From<'_>, piece: &Piece, now: Instant, waits_until: Instant) {
+        let sign = Sign {
+            name: match from {
+                From::Offset(_) => None,
+                From::Cursor { name, .. } | From::TextCursor { name, .. } => Some(name),
+            },
+            asked: piece.offset - piece.dropped_bytes,
+            from: piece.offset,
+            next: piece.offset + bytes_u64(piece.data.len()),
+            present_until: waits_until + PRESENT_AFTER_READ,
+        };
+        if piece.end {
+            self.readers.leave(&sign);
+        } else {
+            self.readers.note(&sign, now);
         }
     }
 
+    /// As `nothing`, for a reader that has stopped waiting.
+    pub(crate) fn give_up(&mut self, from: From<'_>, now: Instant) -> Piece {
+        let piece = self.nothing(from);
+        self.note(from, &piece, now, now);
+        piece
+    }
+
     /// The answer to a reader for whom nothing has come in time.
-    pub(crate) fn nothing(&self, from: From<'_>) -> Piece {
+    fn nothing(&self, from: From<'_>) -> Piece {
         let offset = match from {
             From::Offset(offset) => offset,
             From::Cursor { name, .. } | From::TextCursor { name, .. } => {
@@ -372,3 +468,7 @@ mod tests;
 #[cfg(test)]
 #[path = "output_text_tests.rs"]
 mod text_tests;
+
+#[cfg(test)]
+#[path = "output_room_tests.rs"]
+mod room_tests;

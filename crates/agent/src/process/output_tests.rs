@@ -2,16 +2,31 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Long after its process was started: nobody is expected to read.
 fn output(limit: usize) -> Output {
-    Output::new(limit, Arc::new(Budget::new(usize::MAX)))
+    with_budget(limit, Arc::new(Budget::new(usize::MAX)))
+}
+
+fn with_budget(limit: usize, budget: Arc<Budget>) -> Output {
+    Output::with_readers(limit, budget, Readers::default())
+}
+
+/// Writes as if all readers were gone.
+fn append(output: &mut Output, data: &[u8]) {
+    output.append(data, Instant::now() + 2 * PRESENT_AFTER_READ);
+}
+
+fn read(output: &mut Output, from: From<'_>, max: usize) -> Result<Option<Piece>, Refusal> {
+    let now = Instant::now();
+    output.read(from, max, now, now)
 }
 
 fn at(output: &mut Output, offset: u64, max: usize) -> Option<Piece> {
-    output.read(From::Offset(offset), max).unwrap()
+    read(output, From::Offset(offset), max).unwrap()
 }
 
 fn next(output: &mut Output, name: &str, request_id: &str, max: usize) -> Option<Piece> {
-    output.read(From::Cursor { name, request_id }, max).unwrap()
+    read(output, From::Cursor { name, request_id }, max).unwrap()
 }
 
 fn piece(offset: u64, data: &'static [u8], dropped_bytes: u64, end: bool) -> Piece {
@@ -35,11 +50,11 @@ fn written(from: u64, length: usize) -> Vec<u8> {
 fn readers_at_offsets_do_not_disturb_each_other() {
     let mut output = output(10);
     assert_eq!(at(&mut output, 0, 10), None);
-    output.append(b"abcdef");
+    append(&mut output, b"abcdef");
     assert_eq!(at(&mut output, 2, 2), Some(piece(2, b"cd", 0, false)));
     assert_eq!(at(&mut output, 0, 99), Some(piece(0, b"abcdef", 0, false)));
     assert_eq!(at(&mut output, 6, 99), None);
-    output.append(b"ghijkl");
+    append(&mut output, b"ghijkl");
     assert_eq!(at(&mut output, 0, 3), Some(piece(2, b"cde", 2, false)));
     output.finish();
     assert_eq!(at(&mut output, 10, 9), Some(piece(10, b"kl", 0, true)));
@@ -49,12 +64,12 @@ fn readers_at_offsets_do_not_disturb_each_other() {
 #[test]
 fn a_repeated_request_gets_the_same_bytes_and_a_new_one_the_next() {
     let mut output = output(100);
-    output.append(b"abc");
+    append(&mut output, b"abc");
     assert_eq!(
         next(&mut output, "x", "1", 99),
         Some(piece(0, b"abc", 0, false))
     );
-    output.append(b"def");
+    append(&mut output, b"def");
     assert_eq!(
         next(&mut output, "x", "1", 99),
         Some(piece(0, b"abc", 0, false))
@@ -81,7 +96,7 @@ fn a_repeated_request_gets_the_same_bytes_and_a_new_one_the_next() {
 fn a_request_that_got_nothing_may_get_more_when_it_is_repeated() {
     let mut output = output(100);
     assert_eq!(next(&mut output, "x", "1", 99), None);
-    output.append(b"abc");
+    append(&mut output, b"abc");
     assert_eq!(
         next(&mut output, "x", "1", 99),
         Some(piece(0, b"abc", 0, false))
@@ -91,12 +106,12 @@ fn a_request_that_got_nothing_may_get_more_when_it_is_repeated() {
 #[test]
 fn a_cursor_is_told_what_it_missed() {
     let mut output = output(4);
-    output.append(b"abcdef");
+    append(&mut output, b"abcdef");
     assert_eq!(
         next(&mut output, "x", "1", 99),
         Some(piece(2, b"cdef", 2, false))
     );
-    output.append(b"ghijkl");
+    append(&mut output, b"ghijkl");
     assert_eq!(
         next(&mut output, "x", "2", 99),
         Some(piece(8, b"ijkl", 2, false))
@@ -106,11 +121,11 @@ fn a_cursor_is_told_what_it_missed() {
 #[test]
 fn discarded_output_is_gone_and_what_comes_later_too() {
     let budget = Arc::new(Budget::new(100));
-    let mut output = Output::new(100, Arc::clone(&budget));
-    output.append(b"abc");
+    let mut output = with_budget(100, Arc::clone(&budget));
+    append(&mut output, b"abc");
     output.discard();
     assert_eq!(budget.used.load(Ordering::Relaxed), 0);
-    output.append(b"def");
+    append(&mut output, b"def");
     output.finish();
     assert_eq!(at(&mut output, 0, 9), Some(piece(6, b"", 6, true)));
 }
@@ -118,17 +133,15 @@ fn discarded_output_is_gone_and_what_comes_later_too() {
 #[test]
 fn too_many_cursors_are_refused() {
     let mut output = output(10);
-    output.append(b"a");
+    append(&mut output, b"a");
     for number in 0..MAX_CURSORS {
         next(&mut output, &number.to_string(), "", 9).unwrap();
     }
-    let refused = output.read(
-        From::Cursor {
-            name: "more",
-            request_id: "",
-        },
-        9,
-    );
+    let more = From::Cursor {
+        name: "more",
+        request_id: "",
+    };
+    let refused = read(&mut output, more, 9);
     assert_eq!(refused.unwrap_err().kind, Kind::ResourceExhausted);
 }
 
@@ -136,11 +149,11 @@ fn too_many_cursors_are_refused() {
 fn streams_are_squeezed_while_all_together_hold_too_much() {
     let budget = Arc::new(Budget::new(2 * SQUEEZED_BYTES));
     let mut outputs: Vec<_> = (0..3)
-        .map(|_| Output::new(4 * SQUEEZED_BYTES, Arc::clone(&budget)))
+        .map(|_| with_budget(4 * SQUEEZED_BYTES, Arc::clone(&budget)))
         .collect();
     for output in &mut outputs {
         for _ in 0..64 {
-            output.append(&[7; SQUEEZED_BYTES / 16]);
+            append(output, &[7; SQUEEZED_BYTES / 16]);
         }
     }
     assert!(budget.used.load(Ordering::Relaxed) < 5 * SQUEEZED_BYTES);
@@ -159,11 +172,11 @@ proptest! {
         steps in prop::collection::vec((prop_oneof![0_usize..50, 0_usize..150_000], 0_usize..200_000, any::<bool>()), 1..30),
     ) {
         let budget = Arc::new(Budget::new(usize::MAX));
-        let mut output = Output::new(limit, Arc::clone(&budget));
+        let mut output = with_budget(limit, Arc::clone(&budget));
         let mut end = 0;
         let mut cursor = 0;
         for (number, (length, max, repeat)) in steps.into_iter().enumerate() {
-            output.append(&written(end, length));
+            append(&mut output, &written(end, length));
             end += length as u64;
             prop_assert!(budget.used.load(Ordering::Relaxed) <= limit + CHUNK_BYTES);
             let request_id = number.to_string();

@@ -3,13 +3,14 @@ use proptest::prelude::*;
 use super::*;
 
 fn output() -> Output {
-    Output::new(1000, Arc::new(Budget::new(usize::MAX)))
+    Output::new(1000, Arc::new(Budget::new(usize::MAX)), Instant::now())
 }
 
 fn next(output: &mut Output, request_id: &str, max: usize) -> Option<Vec<u8>> {
     let name = "text";
+    let now = Instant::now();
     let piece = output
-        .read(From::TextCursor { name, request_id }, max)
+        .read(From::TextCursor { name, request_id }, max, now, now)
         .unwrap();
     piece.map(|piece| piece.data.to_vec())
 }
@@ -17,10 +18,10 @@ fn next(output: &mut Output, request_id: &str, max: usize) -> Option<Vec<u8>> {
 #[test]
 fn a_character_in_two_writes_is_read_as_one() {
     let mut output = output();
-    output.append(b"a\xe2\x82");
+    output.append(b"a\xe2\x82", Instant::now());
     assert_eq!(next(&mut output, "1", 99).unwrap(), b"a");
     assert_eq!(next(&mut output, "2", 99), None);
-    output.append(b"\xac");
+    output.append(b"\xac", Instant::now());
     assert_eq!(next(&mut output, "3", 99).unwrap(), "€".as_bytes());
     assert_eq!(next(&mut output, "3", 99).unwrap(), "€".as_bytes());
 }
@@ -28,7 +29,7 @@ fn a_character_in_two_writes_is_read_as_one() {
 #[test]
 fn what_the_stream_ends_with_is_read_however_it_ends() {
     let mut output = output();
-    output.append(b"a\xe2\x82");
+    output.append(b"a\xe2\x82", Instant::now());
     output.finish();
     assert_eq!(next(&mut output, "1", 99).unwrap(), b"a\xe2\x82");
 }
@@ -44,7 +45,7 @@ fn bytes_that_can_be_no_character_do_not_wait() {
         b"\xed\xa0",
     ] {
         let mut output = output();
-        output.append(bytes);
+        output.append(bytes, Instant::now());
         assert_eq!(next(&mut output, "1", 99).unwrap(), bytes);
     }
 }
@@ -52,23 +53,27 @@ fn bytes_that_can_be_no_character_do_not_wait() {
 #[test]
 fn a_portion_smaller_than_a_character_still_moves_on() {
     let mut output = output();
-    output.append("€".as_bytes());
+    output.append("€".as_bytes(), Instant::now());
     assert_eq!(next(&mut output, "1", 1).unwrap(), b"\xe2");
 }
 
 #[test]
 fn a_gap_at_the_end_is_told_once() {
-    let mut output = Output::new(0, Arc::new(Budget::new(usize::MAX)));
-    output.append(b"abc");
+    let mut output = Output::new(0, Arc::new(Budget::new(usize::MAX)), Instant::now());
+    output.append(b"abc", Instant::now());
     output.finish();
     let from = |request_id| From::TextCursor {
         name: "text",
         request_id,
     };
-    let dropped = |piece: Option<Piece>| piece.unwrap().dropped_bytes;
-    assert_eq!(dropped(output.read(from("1"), 99).unwrap()), 3);
-    assert_eq!(dropped(output.read(from("1"), 99).unwrap()), 3);
-    assert_eq!(dropped(output.read(from("2"), 99).unwrap()), 0);
+    let mut dropped = |request_id| {
+        let now = Instant::now();
+        let piece = output.read(from(request_id), 99, now, now).unwrap();
+        piece.unwrap().dropped_bytes
+    };
+    assert_eq!(dropped("1"), 3);
+    assert_eq!(dropped("1"), 3);
+    assert_eq!(dropped("2"), 0);
 }
 
 proptest! {
@@ -81,7 +86,7 @@ proptest! {
         let mut read = String::new();
         let mut written = 0;
         for (step, cut) in cuts.into_iter().enumerate() {
-            output.append(&text.as_bytes()[written..cut]);
+            output.append(&text.as_bytes()[written..cut], Instant::now());
             written = cut;
             let mut number = 0;
             while let Some(data) = next(&mut output, &format!("{step}.{number}"), max) {

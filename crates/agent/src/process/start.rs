@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use fermata_protocol::agent::failure::Kind;
 use fermata_protocol::agent::{EnvironmentVariable, StartProcess};
@@ -169,11 +170,8 @@ impl Streams {
         let output = || -> Result<_, Refusal> {
             let (source, end) = pipe()?;
             set_nonblocking(&source)?;
-            let stream = Stream {
-                source: Some(Arc::new(source)),
-                output: Output::new(limit, Arc::clone(&agent.budget)),
-            };
-            Ok((end, stream))
+            let output = Output::new(limit, Arc::clone(&agent.budget), Instant::now());
+            Ok((end, Stream::new(Some(Arc::new(source)), output)))
         };
         let (stdout, stdout_stream) = output()?;
         let (stderr, stderr_stream) = output()?;
@@ -212,14 +210,11 @@ impl Streams {
                 started: false,
                 exit_code: None,
                 settled: false,
-                stdout: Stream {
-                    source: Some(Arc::clone(&controller)),
-                    output: Output::new(limit, Arc::clone(&agent.budget)),
-                },
-                stderr: Stream {
-                    source: None,
-                    output: Output::ended(Arc::clone(&agent.budget)),
-                },
+                stdout: Stream::new(
+                    Some(Arc::clone(&controller)),
+                    Output::new(limit, Arc::clone(&agent.budget), Instant::now()),
+                ),
+                stderr: Stream::new(None, Output::ended(Arc::clone(&agent.budget))),
                 input: Some(Arc::clone(&controller)),
                 terminal: Some(controller),
             },

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use fermata_protocol::agent::failure::Kind;
 use fermata_protocol::agent::{EnvironmentVariable, ProcessState};
@@ -9,7 +10,7 @@ use prost::Message as _;
 use rustix::event::epoll;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use super::Process;
+use super::{Process, State};
 use crate::agent::Agent;
 use crate::failure::Refusal;
 
@@ -127,13 +128,15 @@ impl Table {
     }
 
     fn keep_finished(&mut self, process: &Arc<Process>, memory_is_tight: impl Fn() -> bool) {
+        let now = Instant::now();
         self.finished.push_back(Arc::clone(process));
         while self.finished.len() > FINISHED_KEPT {
-            let unneeded = self
-                .finished
-                .iter()
-                .take(SEARCHED)
-                .position(|kept| kept.state().is_read_fully())
+            let first = |is_unneeded: fn(&State, Instant) -> bool| {
+                let mut oldest = self.finished.iter().take(SEARCHED);
+                oldest.position(|kept| is_unneeded(&kept.state(), now))
+            };
+            let unneeded = first(|state, _now| state.is_read_fully())
+                .or_else(|| first(|state, now| !state.is_awaited(now)))
                 .unwrap_or(0);
             if let Some(forgotten) = self.finished.remove(unneeded) {
                 forgotten.forget();
@@ -146,13 +149,16 @@ impl Table {
                 }
             }
         }
-        // The exit codes stay; output that was read goes first.
+        // The exit codes stay; output that was read goes first, and what somebody is reading is left.
         for only_read in [true, false] {
             for kept in &self.finished {
                 if !memory_is_tight() {
                     return;
                 }
-                if !Arc::ptr_eq(kept, process) && (!only_read || kept.state().is_read_fully()) {
+                let state = kept.state();
+                let may_go = state.is_read_fully() || (!only_read && !state.is_awaited(now));
+                drop(state);
+                if may_go && !Arc::ptr_eq(kept, process) {
                     kept.forget();
                 }
             }

@@ -9,4 +9,5 @@ mod files;
 mod limits;
 mod output;
 mod processes;
+mod slow_readers;
 mod terminals;

@@ -187,6 +187,7 @@ async fn start(
         environment: BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]),
         files: network_files(inner, &hostname),
         shared_memory_bytes: SHARED_MEMORY_BYTES,
+        restore: None,
     };
     start_shim(&inner.config.shim_program, &run_directory, &shim_spec)
         .await

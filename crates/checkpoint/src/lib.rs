@@ -10,7 +10,7 @@
 
 pub mod criu;
 mod error;
-//mod manifest;
+mod manifest;
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -20,6 +20,7 @@ use fermata_protocol::RestoreSpec;
 use serde::{Deserialize, Serialize};
 
 pub use error::{CheckpointError, CheckpointErrorKind, Process};
+pub use manifest::{Facts, Incompatible, Machine, Manifest, ManifestError, Part, Verifier};
 
 /// What captures and restores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,7 +40,8 @@ impl Checkpoints {
             sender.send_replace(Some(match program {
                 Ok(program) => {
                     info!(version = %program.version(), "memory snapshots are made with CRIU");
-                    Ok(Arc::new(Criu::new(program, launcher)))
+                    let criu: Arc<dyn Checkpointer> = Arc::new(Criu::new(program, launcher));
+                    Ok(criu)
                 }
                 Err(error) => {
                     let reason = fermata_runtime::error_chain(&error);

@@ -237,7 +237,6 @@ impl EngineError {
             Self::TooManyPorts { .. } => ErrorKind::ResourceExhausted,
             Self::Unsupported { .. } | Self::NoCheckpointer { .. } => ErrorKind::Unsupported,
             Self::Checkpoint { source, .. } => source.kind().into(),
-            Self::Snapshot { source, .. } => source.kind().into(),
             Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Pool { source, .. } => {
                 if source.is_no_space() {
@@ -247,6 +246,13 @@ impl EngineError {
                 }
             }
             Self::Runtime { source, .. } | Self::Host { source, .. } => source.kind().into(),
+            Self::Snapshot { source, .. } => {
+                if source.is_no_space() {
+                    ErrorKind::ResourceExhausted
+                } else {
+                    ErrorKind::Internal
+                }
+            }
             Self::Database { .. } | Self::File { .. } => ErrorKind::Internal,
         }
     }

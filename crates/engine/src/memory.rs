@@ -7,7 +7,7 @@
 //! ```
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -150,7 +150,10 @@ async fn snapshot(
             layers: live.layers.clone(),
             generation: live.generation(),
             restored_from: live.restored.as_ref().map(|restored| restored.from.clone()),
-            engine: checkpointer.engine().to_string(),
+            engine: {
+                let engine = checkpointer.engine();
+                format!("{} {}", engine.name, engine.version)
+            },
             ..Held::default()
         },
         created_at: Timestamp::now(),
@@ -219,7 +222,14 @@ async fn hold(
         image: record.image.clone(),
         init_pid: status.init_pid,
         cgroup: inner.cgroups.spec(live.id.as_str()).unified,
-        lease: frozen.lease().map_err(runtime("freeze", &live.id))?,
+        lease: frozen
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|source| EngineError::File {
+                action: "duplicate the freeze of",
+                path: directory.clone(),
+                source,
+            })?,
         directory: directory.clone(),
     };
     let storage = inner.storage.clone();

@@ -9,11 +9,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("pool", &["sys"]),
     ("agent", &["sys", "protocol"]),
-    ("shim", &["sys", "protocol"]),
+    ("checkpoint", &["sys", "protocol"]),
+    ("shim", &["sys", "protocol", "checkpoint"]),
     ("runtime", &["sys", "protocol"]),
-    ("engine", &["sys", "protocol", "pool", "runtime"]),
+    (
+        "engine",
+        &["sys", "protocol", "pool", "runtime", "checkpoint"],
+    ),
     ("gateway", &["protocol", "engine"]),
-    ("fermata", &["sys", "pool", "runtime", "engine", "gateway"]),
+    (
+        "fermata",
+        &["sys", "pool", "runtime", "checkpoint", "engine", "gateway"],
+    ),
 ];
 
 fn crates_directory() -> PathBuf {

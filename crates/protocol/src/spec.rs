@@ -30,6 +30,40 @@ pub struct ShimSpec {
     pub files: BTreeMap<PathBuf, String>,
     /// Size of `/dev/shm` in bytes.
     pub shared_memory_bytes: u64,
+    /// When present, process 1 and all others are played on from a capture instead of `init` being started; `init` and
+    /// `environment` are those of the tree that was captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreSpec>,
+}
+
+/// A captured tree to play on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreSpec {
+    /// The directory that the capture was made into. Nothing in it is changed.
+    pub images: PathBuf,
+    /// What made it, and so must play it on.
+    pub engine: EngineSpec,
+}
+
+/// A program that captures and restores, as a shim starts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum EngineSpec {
+    /// CRIU.
+    Criu(CriuSpec),
+}
+
+/// How CRIU is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CriuSpec {
+    /// Its path and first arguments; more than one when it runs through a loader of its own.
+    pub command: Vec<String>,
+    /// `PATH` for the programs that it needs itself.
+    pub search_path: String,
+    /// What it found out about this kernel at an earlier start, kept because finding out takes longer than a restore.
+    pub kernel_facts: Option<PathBuf>,
 }
 
 /// An overlayfs root.

@@ -8,7 +8,7 @@
 //!
 //! A call whose future is dropped drops its connection, so an answer never reaches the wrong call, and the agent stops
 //! working for nobody. `suspend` closes every connection, because a memory capture must not find one; calls that may be
-//! repeated are interrupted and repeated after `resume`, others are let finish.
+//! repeated are interrupted and repeated afterwards, others are let finish.
 
 mod call;
 mod connection;
@@ -49,6 +49,11 @@ struct Shared {
     gate: Gate,
     idle: connection::Idle,
 }
+
+/// As long as it is held, nothing is connected to the agent, and calls wait.
+#[derive(Debug)]
+#[must_use = "calls go on as soon as it is dropped"]
+pub struct Suspension<'a>(&'a AgentClient);
 
 /// A process to start.
 #[derive(Debug, Clone, Default)]
@@ -330,15 +335,17 @@ impl AgentClient {
         answer!(self.call(call, Repeat::Never), Replace)
     }
 
-    /// Closes every connection, and holds calls back until [`Self::resume`]: a capture must not find one open. When it
+    /// Closes every connection, and holds calls back as long as the answer is kept: a capture must not find one open. When it
     /// returns, the agent has closed its ends too. Waits for calls under way that cannot be repeated.
-    pub async fn suspend(&self) {
+    pub async fn suspend(&self) -> Suspension<'_> {
         self.shared.gate.close().await;
         self.shared.idle.close_all().await;
+        Suspension(self)
     }
+}
 
-    /// Lets calls through again.
-    pub fn resume(&self) {
-        self.shared.gate.open();
+impl Drop for Suspension<'_> {
+    fn drop(&mut self) {
+        self.0.shared.gate.open();
     }
 }

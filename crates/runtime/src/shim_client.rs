@@ -1,7 +1,7 @@
 //! Starting a shim and speaking to it.
 
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -172,6 +172,13 @@ impl ShimClient {
         attempt
             .await
             .map_err(|source: io::Error| RuntimeError::Connect { peer: PEER, source })
+    }
+}
+
+impl AsFd for Frozen {
+    /// The freeze lasts for as long as anyone has this open.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

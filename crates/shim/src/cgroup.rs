@@ -49,11 +49,16 @@ pub(crate) fn was_out_of_memory(cgroup: &CgroupSpec) -> bool {
         })
 }
 
+/// Whether nothing is left in it, waiting for that.
+pub(crate) fn wait_until_empty(cgroup: &CgroupSpec, limit: Duration) -> bool {
+    wait_for_event(cgroup, "populated 0", limit).unwrap_or(false)
+}
+
 /// Removes the directories once nothing is left in them.
 pub(crate) fn remove(cgroup: &CgroupSpec, limit: Duration) {
     // A failure leaves empty directories; the daemon sweeps them at its next start.
     let _ = kill(cgroup);
-    let _ = wait_for_event(cgroup, "populated 0", limit);
+    wait_until_empty(cgroup, limit);
     for directory in cgroup.controllers.iter().chain([&cgroup.unified]) {
         let _ = std::fs::remove_dir(directory);
     }

@@ -29,17 +29,7 @@ const READY_DESCRIPTOR: i32 = 3;
 
 /// Sets everything up and becomes the agent.
 pub(crate) fn become_init(spec: &ShimSpec, inherited: &Inherited) -> Result<Infallible, ShimError> {
-    let mut go = [0];
-    match rustix::io::retry_on_intr(|| rustix::io::read(&inherited.go, &mut go)) {
-        Ok(1) => {}
-        Ok(_) => {
-            return Err(ShimError::System {
-                action: "start without the shim",
-                source: Errno::PIPE.into(),
-            });
-        }
-        Err(error) => return Err(ShimError::system("wait for the shim")(error)),
-    }
+    wait_for_go(&inherited.go)?;
     let _ = rustix::process::setsid();
     join_new_session_keyring().map_err(ShimError::system("leave the session keyring"))?;
     join_namespace(inherited.network.as_fd())
@@ -88,6 +78,19 @@ pub(crate) fn become_init(spec: &ShimSpec, inherited: &Inherited) -> Result<Infa
         "execute",
         spec.init.first().map_or("", String::as_str),
     )(error))
+}
+
+/// Returns when the shim has put this process where it belongs.
+pub(crate) fn wait_for_go(pipe: &OwnedFd) -> Result<(), ShimError> {
+    let mut go = [0];
+    match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut go)) {
+        Ok(1) => Ok(()),
+        Ok(_) => Err(ShimError::System {
+            action: "start without the shim",
+            source: Errno::PIPE.into(),
+        }),
+        Err(error) => Err(ShimError::system("wait for the shim")(error)),
+    }
 }
 
 /// Ends the child without running anything that belongs to the shim it was copied from.

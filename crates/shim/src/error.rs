@@ -3,10 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+use fermata_checkpoint::CheckpointError;
+use fermata_checkpoint::criu::LaunchError;
+
 /// Why the shim gave up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShimError {
-    #[error("usage: fermata-shim RUN_DIRECTORY")]
+    #[error(
+        "usage: fermata-shim RUN_DIRECTORY | fermata-shim engine SPEC | fermata-shim learn-kernel SPEC"
+    )]
     Usage,
     #[error("cannot {action} {path}")]
     File {
@@ -27,6 +32,10 @@ pub(crate) enum ShimError {
     Child { message: String },
     #[error("process 1 ended before it was ready")]
     InitEnded,
+    #[error(transparent)]
+    Restore(CheckpointError),
+    #[error(transparent)]
+    Engine(LaunchError),
 }
 
 impl ShimError {

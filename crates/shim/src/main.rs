@@ -8,13 +8,20 @@
 //!    process 1 ends ──► exit.json, control groups removed, exit
 //! ```
 //!
+//! With a captured tree in spec.json, process 1 is restored from it instead ([`restore`]).
+//!
+//! The daemon also starts the checkpoint engine through this program (`fermata-shim engine`): what has to be done between clone
+//! and `execve` is done in a program with one thread.
+//!
 //! Single-threaded, because a clone without `execve` of a multi-threaded program is undefined behaviour, and small, because there
 //! is one a sandbox. It outlives the daemon that started it.
 
 mod cgroup;
 mod child;
 mod control;
+mod engine;
 mod error;
+mod restore;
 mod root;
 mod start;
 
@@ -39,10 +46,17 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), ShimError> {
-    let mut arguments = std::env::args_os().skip(1);
-    let (Some(directory), None) = (arguments.next().map(PathBuf::from), arguments.next()) else {
-        return Err(ShimError::Usage);
-    };
+    let arguments = std::env::args_os().skip(1).collect::<Vec<_>>();
+    match arguments.as_slice() {
+        [directory] => keep(directory.into()),
+        [word, spec] if word == "engine" => engine::serve(spec),
+        [word, spec] if word == "learn-kernel" => engine::learn_kernel(spec),
+        _ => Err(ShimError::Usage),
+    }
+}
+
+/// Makes the sandbox of this run directory and keeps it.
+fn keep(directory: PathBuf) -> Result<(), ShimError> {
     // Relative names from here on: a unix socket's address has room for only 107 bytes of path (unix(7)).
     std::env::set_current_dir(&directory).map_err(|source| ShimError::File {
         action: "enter",
@@ -54,7 +68,10 @@ fn run() -> Result<(), ShimError> {
     // Fails only when it is a session leader already.
     let _ = rustix::process::setsid();
     let control = control::Control::open()?;
-    let started = start::start(&spec)?;
+    let started = match &spec.restore {
+        None => start::start(&spec)?,
+        Some(restore) => restore::restore(&spec, restore)?,
+    };
     announce(started.pid);
     control.serve(&spec, &started)
 }

@@ -3,11 +3,14 @@
 //! The order is what makes it safe: first the overlay becomes `/`, then everything else is mounted below it, so that a symlink in
 //! an image (`/dev -> /etc`) can only lead to another place in the sandbox.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use fermata_protocol::{RootSpec, ShimSpec};
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
@@ -33,13 +36,20 @@ pub(crate) fn enter(spec: &ShimSpec) -> Result<(), ShimError> {
     for path in &spec.security.read_only_paths {
         make_read_only(path)?;
     }
+    let root = open_root()?;
     for (path, content) in &spec.files {
-        write_file(path, content)?;
+        write_file(&root, path, content)?;
     }
     Ok(())
 }
 
-fn pivot_into(root: &RootSpec) -> Result<(), ShimError> {
+fn open_root() -> Result<OwnedFd, ShimError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/", flags, Mode::empty()).map_err(ShimError::file("open", "/"))
+}
+
+/// Mounts the overlay on a directory.
+pub(crate) fn mount_on(root: &RootSpec, place: &Path) -> Result<(), ShimError> {
     let overlay = (|| {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         // One call a layer: a value of fsconfig(2) is limited to 255 bytes, mount(2)'s options to a page.
@@ -62,8 +72,6 @@ fn pivot_into(root: &RootSpec) -> Result<(), ShimError> {
         )
     })()
     .map_err(ShimError::file("mount the overlay of", &root.upper))?;
-    // Any directory will do as the place to mount on; it is left by the pivot at once.
-    let place = "/proc";
     move_mount(
         &overlay,
         c"",
@@ -71,7 +79,13 @@ fn pivot_into(root: &RootSpec) -> Result<(), ShimError> {
         place,
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
-    .map_err(ShimError::file("mount the overlay on", place))?;
+    .map_err(ShimError::file("mount the overlay on", place))
+}
+
+fn pivot_into(root: &RootSpec) -> Result<(), ShimError> {
+    // Any directory will do as the place to mount on; it is left by the pivot at once.
+    let place = Path::new("/proc");
+    mount_on(root, place)?;
     rustix::process::chdir(place).map_err(ShimError::file("enter", place))?;
     // pivot_root(2), "pivot_root(".", ".")": the old root ends on top of the new one and is detached from there.
     rustix::process::pivot_root(".", ".").map_err(ShimError::system("pivot the root"))?;
@@ -192,21 +206,59 @@ fn make_read_only(path: &Path) -> Result<(), ShimError> {
     }
 }
 
-/// Puts a file of ours (`/etc/resolv.conf`) into the sandbox. An image may have a link there that leads nowhere useful
-/// (systemd-resolved's); it is replaced.
-fn write_file(path: &Path, content: &str) -> Result<(), ShimError> {
-    let is_link = path
-        .symlink_metadata()
-        .is_ok_and(|status| status.file_type().is_symlink());
-    if is_link {
-        std::fs::remove_file(path).map_err(ShimError::file("replace", path))?;
+/// Puts a file of ours (`/etc/resolv.conf`) into the sandbox. Whatever else has its name is replaced: an image may have a link there
+/// that leads nowhere useful (systemd-resolved's), a restored sandbox anything at all. Nothing is resolved outside `root`.
+pub(crate) fn write_file(root: &OwnedFd, path: &Path, content: &str) -> Result<(), ShimError> {
+    let failed = |action: &'static str| ShimError::file(action, path);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed("write")(Errno::INVAL));
+    };
+    let parent = make_directories(root, parent).map_err(failed("make the directory of"))?;
+    match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(status) if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile => {}
+        Ok(_) => {
+            rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(failed("replace"))?;
+        }
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(failed("look at")(error)),
     }
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o644);
+    let file = rustix::fs::openat(&parent, name, flags, mode).map_err(failed("open"))?;
+    let mut file = File::from(file);
+    let mut old = Vec::new();
+    // One byte more than ours tells a longer file.
+    (&mut file)
+        .take(content.len() as u64 + 1)
+        .read_to_end(&mut old)
+        .map_err(ShimError::file("read", path))?;
     // Writing what is there already would only make the snapshot larger.
-    if std::fs::read(path).is_ok_and(|old| old == content.as_bytes()) {
+    if old == content.as_bytes() {
         return Ok(());
     }
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(ShimError::file("make", parent))?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(content.as_bytes()))
+        .map_err(ShimError::file("write", path))
+}
+
+/// Opens a directory inside `root`, made with its parents where they are missing.
+fn make_directories(root: &OwnedFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let open = || {
+        rustix::fs::openat2(
+            root,
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        )
+    };
+    match (open(), path.parent(), path.file_name()) {
+        (Err(Errno::NOENT), Some(parent), Some(name)) => {
+            let parent = make_directories(root, parent)?;
+            rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
+            open()
+        }
+        (result, _, _) => result,
     }
-    std::fs::write(path, content).map_err(ShimError::file("write", path))
 }

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 
-use fermata_protocol::{ShimSpec, error_chain};
+use fermata_protocol::{CgroupSpec, ShimSpec, error_chain};
 use fermata_sys::clone::{Cloned, Namespaces, clone_process, unshare_time_for_children};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -23,18 +24,8 @@ pub(crate) struct Started {
 
 /// Clones process 1 into its namespaces and waits until the agent in it is ready.
 pub(crate) fn start(spec: &ShimSpec) -> Result<Started, ShimError> {
-    let unified = rustix::fs::open(
-        &spec.cgroup.unified,
-        OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH,
-        Mode::empty(),
-    )
-    .map_err(ShimError::file("open", &spec.cgroup.unified))?;
-    let network = rustix::fs::open(
-        &spec.network_namespace,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(ShimError::file("open", &spec.network_namespace))?;
+    let unified = open_directory(&spec.cgroup.unified)?;
+    let network = open_namespace(&spec.network_namespace)?;
     // The child reports what went wrong here; success closes it by execve(2).
     let (failure_reader, failure_writer) =
         pipe_with(PipeFlags::CLOEXEC).map_err(ShimError::system("make a pipe"))?;
@@ -63,10 +54,7 @@ pub(crate) fn start(spec: &ShimSpec) -> Result<Started, ShimError> {
     };
     drop((failure_writer, go_reader, ready_writer, network));
 
-    for controller in &spec.cgroup.controllers {
-        let file = controller.join("cgroup.procs");
-        std::fs::write(&file, pid.to_string()).map_err(ShimError::file("write", file))?;
-    }
+    enter_controllers(&spec.cgroup, pid)?;
     File::from(go_writer)
         .write_all(&[1])
         .map_err(ShimError::system("release process 1"))?;
@@ -83,4 +71,25 @@ pub(crate) fn start(spec: &ShimSpec) -> Result<Started, ShimError> {
         Ok(()) => Ok(Started { pid, pidfd }),
         Err(_) => Err(ShimError::InitEnded),
     }
+}
+
+/// For `CLONE_INTO_CGROUP`.
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, ShimError> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(ShimError::file("open", path))
+}
+
+/// A namespace, to be joined.
+pub(crate) fn open_namespace(path: &Path) -> Result<OwnedFd, ShimError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(ShimError::file("open", path))
+}
+
+/// Moves a process into the controllers that are not on the unified hierarchy, where it was born.
+pub(crate) fn enter_controllers(cgroup: &CgroupSpec, pid: i32) -> Result<(), ShimError> {
+    for controller in &cgroup.controllers {
+        let file = controller.join("cgroup.procs");
+        std::fs::write(&file, pid.to_string()).map_err(ShimError::file("write", file))?;
+    }
+    Ok(())
 }

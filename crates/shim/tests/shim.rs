@@ -58,6 +58,7 @@ impl Fixture {
             environment: BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]),
             files: BTreeMap::from([(PathBuf::from("/etc/hostname"), format!("{name}\n"))]),
             shared_memory_bytes: 1 << 20,
+            restore: None,
         };
         Self { directory, spec }
     }

@@ -16,6 +16,9 @@ impl Namespaces {
     pub const SANDBOX: Self = Self(
         (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64,
     );
+
+    /// mount only: for a program that restores a sandbox, which makes the others itself.
+    pub const RESTORER: Self = Self(libc::CLONE_NEWNS as u64);
 }
 
 /// `CLONE_INTO_CGROUP` of `clone(2)`; libc's constant is of a type too narrow for it.
@@ -125,6 +128,18 @@ pub fn join_new_session_keyring() -> io::Result<()> {
         )
     };
     if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Gives the calling process a copy of its mounts, of its own (`mount_namespaces(7)`).
+///
+/// # Errors
+/// What `unshare(2)` says.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: no pointers; only the view of mounts changes.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } == -1 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

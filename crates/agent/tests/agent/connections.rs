@@ -109,7 +109,7 @@ async fn suspending_leaves_one_thread_and_no_connection_and_repeats_waits_later(
         assert!(Instant::now() < deadline, "the calls did not arrive");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    agent.client.suspend().await;
+    let suspension = agent.client.suspend().await;
     // The listener only. A thread closes its socket just before it ends.
     while sockets(&agent) > 1 || threads(&agent) > 1 {
         assert!(
@@ -121,7 +121,7 @@ async fn suspending_leaves_one_thread_and_no_connection_and_repeats_waits_later(
     let held_back = tokio::time::timeout(Duration::from_millis(50), agent.client.hello()).await;
     assert!(held_back.is_err() && !wait.is_finished() && !read.is_finished());
     agent.another_client().signal(pid, 9).await.unwrap();
-    agent.client.resume();
+    drop(suspension);
     assert_eq!(wait.await.unwrap().unwrap().exit_code, 137);
     assert!(read.await.unwrap().unwrap().end);
 }
@@ -137,8 +137,7 @@ async fn a_call_that_is_given_up_ends_in_the_agent_too() {
         })
         .await
         .unwrap();
-    agent.client.suspend().await;
-    agent.client.resume();
+    drop(agent.client.suspend().await);
     let short = Duration::from_millis(50);
     let client = &agent.client;
     assert!(

@@ -103,7 +103,7 @@ async fn large_files_go_in_parts_both_ways() {
     }
     assert_eq!(offset, 8 * size);
     // A large answer leaves nothing behind once the callers are gone.
-    agent.client.suspend().await;
+    let _suspended = agent.client.suspend().await;
     assert!(
         agent.memory_kib("VmRSS") < 8 << 10,
         "{} KiB",

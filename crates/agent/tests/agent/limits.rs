@@ -39,8 +39,7 @@ async fn without_room_for_a_thread_or_a_process_it_still_answers() {
         .await
         .unwrap();
     assert_eq!(&chunk.data[..], b"here\n");
-    agent.client.suspend().await;
-    agent.client.resume();
+    drop(agent.client.suspend().await);
     limit_processes(&agent, 61_001, 1);
 
     agent.client.hello().await.unwrap();

@@ -1,0 +1,166 @@
+//! Capturing a tree.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use fermata_protocol::{CriuSpec, EngineSpec};
+
+use super::conversation::{self, Outcome};
+use super::rpc::{CgroupMode, NetworkLock, Options, Request, RequestType};
+use super::{NETWORK_KEY, log};
+use crate::{CheckpointError, Tree};
+
+/// A sandbox stands still all the while; whoever waits for longer has been given up on.
+const LIMIT: Duration = Duration::from_secs(300);
+
+const LOG: &str = "capture.log";
+
+/// Written by CRIU about itself; no part of the capture.
+const STATISTICS: &str = "stats-dump";
+
+pub(super) fn capture(
+    spec: &CriuSpec,
+    launcher: &Path,
+    tree: &Tree<'_>,
+    into: &Path,
+    at_instant: &mut dyn FnMut() -> std::io::Result<()>,
+) -> Result<(), CheckpointError> {
+    let directory = File::open(into).map_err(CheckpointError::file("open", into))?;
+    let request = Request {
+        r#type: RequestType::Dump.into(),
+        opts: Some(options(tree, &directory)?),
+        notify_success: None,
+    };
+    let (conversation, its_end) = conversation::pair()?;
+    let mut engine = Running(launch(spec, launcher, its_end, tree)?);
+    let mut instant = None;
+    let outcome = conversation.ask(&request, LIMIT, &mut |stage, _| {
+        // Everything has been read and no task has been let go yet.
+        if stage != "post-dump" {
+            return true;
+        }
+        let result = at_instant();
+        let go_on = result.is_ok();
+        instant = Some(result);
+        go_on
+    });
+    // It answers before it lets the tasks go; only its end says that it has.
+    drop(conversation);
+    let outcome = match outcome {
+        Ok(outcome @ (Outcome::Answered(_) | Outcome::Ended)) => outcome,
+        Ok(Outcome::TimedOut) => {
+            engine.kill();
+            Outcome::TimedOut
+        }
+        Err(error) => {
+            engine.kill();
+            return Err(error);
+        }
+    };
+    let status = engine.wait()?;
+
+    let path = into.join(LOG);
+    let text = log::read(&path);
+    match (outcome, instant) {
+        (_, Some(Err(error))) => Err(CheckpointError::AtInstant(error)),
+        (Outcome::Answered(response), Some(Ok(()))) if response.success && status.success() => {
+            for name in [LOG, STATISTICS] {
+                let path = into.join(name);
+                std::fs::remove_file(&path).map_err(CheckpointError::file("remove", path))?;
+            }
+            Ok(())
+        }
+        (Outcome::Answered(response), _) if !response.success => {
+            Err(log::refusal(&text, &response, tree.init_pid))
+        }
+        (Outcome::TimedOut, _) => Err(CheckpointError::TimedOut {
+            seconds: LIMIT.as_secs(),
+        }),
+        _ => Err(CheckpointError::EngineEnded {
+            status,
+            log: log::tail(&text),
+        }),
+    }
+}
+
+fn options(tree: &Tree<'_>, directory: &File) -> Result<Options, CheckpointError> {
+    let network = format!("/proc/{}/ns/net", tree.init_pid);
+    let network = std::fs::metadata(&network).map_err(CheckpointError::file("look at", network))?;
+    Ok(Options {
+        images_dir_fd: directory.as_raw_fd(),
+        work_dir_fd: Some(directory.as_raw_fd()),
+        log_file: Some(LOG.to_owned()),
+        log_level: Some(log::LEVEL),
+        notify_scripts: Some(true),
+        pid: Some(tree.init_pid),
+        leave_running: Some(true),
+        freeze_cgroup: Some(tree.cgroup.to_string_lossy().into_owned()),
+        manage_cgroups_mode: Some(CgroupMode::Ignore.into()),
+        external: vec![format!("net[{}]:{NETWORK_KEY}", network.ino())],
+        network_lock: Some(NetworkLock::Skip.into()),
+        tcp_established: Some(true),
+        // Connections that nobody has accepted yet; their other end learns of it at a restore.
+        tcp_skip_in_flight: Some(true),
+        file_locks: Some(true),
+        orphan_pts_master: Some(true),
+        // Deleted files that are still open: whatever their size, the caller's room is the limit.
+        ghost_limit: Some(u32::MAX),
+        // Deleted names of files that live on under others. CRIU removes its helper names again before the tree goes on.
+        link_remap: Some(true),
+        ..Options::default()
+    })
+}
+
+/// Through the launcher, because only a program of our own can set things up between the start of a process and CRIU.
+fn launch(
+    spec: &CriuSpec,
+    launcher: &Path,
+    socket: OwnedFd,
+    tree: &Tree<'_>,
+) -> Result<Child, CheckpointError> {
+    let start = CheckpointError::conversation("start");
+    let failed = |source| CheckpointError::Conversation {
+        action: "start",
+        source,
+    };
+    let text = serde_json::to_string(&EngineSpec::Criu(spec.clone()))
+        .map_err(|error| failed(error.into()))?;
+    let lease = tree.lease.try_clone_to_owned().map_err(start)?;
+    Command::new(launcher)
+        .arg("engine")
+        .arg(text)
+        .env_clear()
+        // Standard streams, because these are inherited without a moment in which other children could inherit them too.
+        .stdin(Stdio::from(socket))
+        .stdout(Stdio::from(lease))
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)
+}
+
+/// A child that is waited for whatever happens.
+#[derive(Debug)]
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        // Fails only when it has been waited for.
+        let _ = self.0.kill();
+    }
+
+    fn wait(mut self) -> Result<ExitStatus, CheckpointError> {
+        self.0
+            .wait()
+            .map_err(CheckpointError::conversation("wait for"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.wait();
+    }
+}

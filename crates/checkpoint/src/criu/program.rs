@@ -1,0 +1,336 @@
+//! Finding CRIU, or making one.
+//!
+//! ```text
+//!  criu on PATH, ≥ 4.2, `criu check` ─► used as it is
+//!  else DIRECTORY/criu ◄─ rename ─ DIRECTORY/.criu-new ◄─ mmdebstrap (extracted packages, run through their own loader)
+//! ```
+//!
+//! Debian 12 and 13 have older ones, which fail on current kernels: 3.17 cannot parse the vDSO, 4.1.1 fails on TCP sockets.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use fermata_protocol::{CriuSpec, EngineSpec};
+
+use super::mirror;
+use crate::CheckpointError;
+
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The first that works with current kernels.
+const OLDEST: Version = Version { major: 4, minor: 2 };
+
+/// Where a prefix is inside its directory.
+const PREFIX: &str = "criu";
+
+/// A version of CRIU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// As 4 in 4.2.1.
+    pub major: u32,
+    /// As 2 in 4.2.1.
+    pub minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A CRIU that works on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    command: Vec<String>,
+    version: Version,
+    kernel_facts: Option<PathBuf>,
+}
+
+impl Program {
+    /// The one on `PATH`, or else the one that [`Self::prepare`] has put into `directory` earlier.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoEngine`] with what was wrong with each.
+    pub fn find(directory: &Path) -> Result<Self, CheckpointError> {
+        let mut reasons = Vec::new();
+        let on_path = SEARCH_PATH
+            .split(':')
+            .map(|folder| Path::new(folder).join("criu"))
+            .find(|path| path.is_file());
+        match on_path {
+            Some(path) => match Self::examine(vec![path.to_string_lossy().into_owned()]) {
+                Ok(program) => return Ok(program),
+                Err(reason) => reasons.push(reason),
+            },
+            None => reasons.push("there is no criu on PATH".to_owned()),
+        }
+        match prefix_command(&directory.join(PREFIX)) {
+            Some(command) => match Self::examine(command) {
+                Ok(program) => return Ok(program),
+                Err(reason) => reasons.push(reason),
+            },
+            None => reasons.push(format!(
+                "none has been put into {} yet",
+                directory.display()
+            )),
+        }
+        Err(CheckpointError::NoEngine {
+            reason: reasons.join("; "),
+        })
+    }
+
+    /// Finds one or makes one, which needs a Debian package archive and takes some seconds, and asks it what it thinks of this
+    /// kernel through `launcher` (the shim), so that no capture or restore has to.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoEngine`], [`CheckpointError::File`]; nothing half-made is ever found by a later call.
+    pub fn prepare(directory: &Path, launcher: &Path) -> Result<Self, CheckpointError> {
+        let mut program = match Self::find(directory) {
+            Ok(program) => program,
+            Err(CheckpointError::NoEngine { reason }) => {
+                make_prefix(directory).map_err(|error| CheckpointError::NoEngine {
+                    reason: format!("{reason}; {}", fermata_protocol::error_chain(&error)),
+                })?;
+                Self::find(directory)?
+            }
+            Err(error) => return Err(error),
+        };
+        program.kernel_facts = program.learn_kernel(directory, launcher);
+        Ok(program)
+    }
+
+    /// What `criu --version` said.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The words it is started with.
+    #[must_use]
+    pub fn command(&self) -> &[String] {
+        &self.command
+    }
+
+    pub(super) fn spec(&self) -> CriuSpec {
+        CriuSpec {
+            command: self.command.clone(),
+            search_path: SEARCH_PATH.to_owned(),
+            kernel_facts: self.kernel_facts.clone(),
+        }
+    }
+
+    fn examine(command: Vec<String>) -> Result<Self, String> {
+        let name = command.join(" ");
+        let output = run(&command, "--version").map_err(|error| format!("{name}: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = parse_version(&text)
+            .ok_or_else(|| format!("{name} does not say its version: {}", words(&output)))?;
+        if version < OLDEST {
+            return Err(format!("{name} is {version}, older than {OLDEST}"));
+        }
+        let output = run(&command, "check").map_err(|error| format!("{name}: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("`criu check` failed: {}", words(&output)));
+        }
+        Ok(Self {
+            command,
+            version,
+            kernel_facts: None,
+        })
+    }
+
+    /// One file for each boot and each CRIU. Without it everything works, only slower.
+    fn learn_kernel(&self, directory: &Path, launcher: &Path) -> Option<PathBuf> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let key =
+            blake3::hash(format!("{boot}{}{}", self.version, self.command.join("\0")).as_bytes());
+        let path = directory.join(format!("kernel-{}", &key.to_hex()[..16]));
+        if path.is_file() {
+            return Some(path);
+        }
+        fs::create_dir_all(directory).ok()?;
+        // Of boots before this one.
+        for entry in fs::read_dir(directory).ok()?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("kernel-") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let spec = serde_json::to_string(&EngineSpec::Criu(self.spec())).ok()?;
+        let output = Command::new(launcher)
+            .args(["learn-kernel", &spec])
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        if !output.status.success() || output.stdout.is_empty() {
+            tracing::info!(
+                words = %words(&output),
+                "CRIU will look at the kernel at each of its starts"
+            );
+            return None;
+        }
+        let fresh = directory.join(format!(".kernel-{}", std::process::id()));
+        fs::write(&fresh, &output.stdout).ok()?;
+        fs::rename(&fresh, &path).ok()?;
+        Some(path)
+    }
+}
+
+fn run(command: &[String], argument: &str) -> std::io::Result<Output> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
+    Command::new(program)
+        .args(arguments)
+        .arg(argument)
+        .env("PATH", SEARCH_PATH)
+        .stdin(Stdio::null())
+        .output()
+}
+
+/// A program's last words, on one line.
+fn words(output: &Output) -> String {
+    let text = if output.stderr.is_empty() {
+        &output.stdout
+    } else {
+        &output.stderr
+    };
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().map(str::trim).collect::<Vec<_>>();
+    lines[lines.len().saturating_sub(4)..].join("; ")
+}
+
+fn parse_version(text: &str) -> Option<Version> {
+    let number = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Version:"))?
+        .trim();
+    let mut parts = number.split(['.', '-', ' ']).map(str::parse);
+    Some(Version {
+        major: parts.next()?.ok()?,
+        minor: parts.next()?.ok()?,
+    })
+}
+
+/// How the extracted package is run: through its own loader and libraries, because those of the host may be older.
+fn prefix_command(prefix: &Path) -> Option<Vec<String>> {
+    let first = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| prefix.join(name))
+            .find(|path| path.exists())
+    };
+    let criu = first(&["usr/sbin/criu", "usr/bin/criu"])?;
+    let loader = first(&[
+        "usr/lib64/ld-linux-x86-64.so.2",
+        "lib64/ld-linux-x86-64.so.2",
+    ])?;
+    let libraries = prefix.join("usr/lib/x86_64-linux-gnu");
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Some(vec![
+        text(&loader),
+        "--library-path".to_owned(),
+        text(&libraries),
+        text(&criu),
+    ])
+}
+
+/// Made aside and put into its place by one rename, so that a half-made one is never found.
+fn make_prefix(directory: &Path) -> Result<(), CheckpointError> {
+    fs::create_dir_all(directory).map_err(CheckpointError::file("make", directory))?;
+    // One server has the directory locked; what an earlier one left half-made is in the way of nobody.
+    let fresh = directory.join(".criu-new");
+    remove(&fresh)?;
+    let result = extract(&fresh).and_then(|()| {
+        // Read by other users' tools never, but the loader must be able to.
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))
+            .map_err(CheckpointError::file("set mode of", &fresh))?;
+        let place = directory.join(PREFIX);
+        remove(&place)?;
+        fs::rename(&fresh, &place).map_err(CheckpointError::file("rename", &fresh))
+    });
+    if result.is_err() {
+        let _ = remove(&fresh);
+    }
+    result
+}
+
+fn extract(place: &Path) -> Result<(), CheckpointError> {
+    let program = "mmdebstrap";
+    let mut command = Command::new(program);
+    command.args([
+        "--mode=root",
+        "--format=directory",
+        "--variant=extract",
+        "--include=criu",
+        // A mirror that is a snapshot of some day has an expired release file.
+        "--aptopt=Acquire::Check-Valid-Until \"false\"",
+        "--aptopt=Acquire::Languages \"none\"",
+        "--aptopt=Acquire::Retries \"3\"",
+        "sid",
+    ]);
+    command.arg(place);
+    if let Some(mirror) = mirror::of_host(Path::new("/etc/apt")) {
+        command.arg(mirror);
+    }
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(CheckpointError::file("run", program))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(CheckpointError::Program {
+        program,
+        status: output.status,
+        output: words(&output),
+    })
+}
+
+fn remove(path: &Path) -> Result<(), CheckpointError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(CheckpointError::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_understood_and_ordered() {
+        let parse = |text: &str| parse_version(text).unwrap();
+        assert_eq!(
+            parse("Version: 4.2.1\nGitID: 0\n"),
+            Version { major: 4, minor: 2 }
+        );
+        assert!(parse("Version: 3.17.1") < OLDEST);
+        assert!(parse("Version: 4.1.1") < OLDEST);
+        assert!(parse("Version: 4.2-rc1") >= OLDEST);
+        assert!(parse("Version: 10.0") > OLDEST);
+        assert_eq!(parse_version("criu: not found"), None);
+    }
+
+    #[test]
+    fn a_program_that_is_no_criu_is_refused_with_its_words() {
+        let reason = Program::examine(vec!["/bin/false".to_owned()]).unwrap_err();
+        assert!(
+            reason.contains("/bin/false does not say its version"),
+            "{reason}"
+        );
+        let reason = Program::examine(vec!["/no/such/criu".to_owned()]).unwrap_err();
+        assert!(reason.starts_with("/no/such/criu: "), "{reason}");
+    }
+
+    #[test]
+    fn an_empty_directory_is_no_prefix() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(prefix_command(directory.path()), None);
+    }
+}

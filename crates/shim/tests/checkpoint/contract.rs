@@ -1,0 +1,32 @@
+//! The contract.
+
+use crate::world::{Sandbox, checkpointer};
+
+/// Holds the guest, restores it twice beside the original; all three must find themselves in order.
+async fn hold(guest: &str) {
+    let checkpointer = checkpointer();
+    let original = Sandbox::start(guest).await;
+    let snapshot = original.capture(checkpointer).await.unwrap();
+    let mut all = vec![original];
+    for _ in 0..2 {
+        let restored = Sandbox::restore(&snapshot, checkpointer.restore_spec(&snapshot.images()))
+            .await
+            .map_err(|(_, error)| fermata_runtime::error_chain(&error))
+            .unwrap();
+        all.push(restored);
+    }
+    for (number, sandbox) in all.iter().enumerate() {
+        let (code, words) = sandbox.finish().await;
+        assert_eq!(code, 0, "sandbox {number}: {words}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn memory_and_open_files() {
+        hold(include_str!("guests/memory.py")).await;
+    }
+}

@@ -199,7 +199,7 @@ mod tests {
             id: "ms-1".to_owned(),
             parent: None,
             created_at: "2026-01-02T03:04:05Z".parse().unwrap(),
-            paused_ms: 12,
+            paused_ms: 12.5,
             engine: Engine {
                 name: "criu".to_owned(),
                 version: "4.2".to_owned(),

@@ -2,7 +2,6 @@
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::failure::{Answer, BeamError};
 use super::wire::gateway::gateway_service_server::GatewayService;
 use super::wire::gateway::{
     AuthorizeRequest, AuthorizeResponse, CheckpointContainerRequest, CheckpointContainerResponse,
@@ -11,7 +10,7 @@ use super::wire::gateway::{
     ListContainersRequest, ListContainersResponse, ListDeploymentsRequest, ListDeploymentsResponse,
     PutObjectRequest, PutObjectResponse, StopContainerRequest, StopContainerResponse,
 };
-use super::{Beam, WORKSPACE_ID, attach, lifecycle, object};
+use super::{Beam, WORKSPACE_ID, attach, lifecycle, memory, object};
 
 #[tonic::async_trait]
 impl GatewayService for Beam {
@@ -66,12 +65,9 @@ impl GatewayService for Beam {
 
     async fn checkpoint_container(
         &self,
-        _request: Request<CheckpointContainerRequest>,
+        request: Request<CheckpointContainerRequest>,
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
-        let refusal = BeamError::unsupported("memory snapshots (container checkpoint)");
-        Ok(Response::new(CheckpointContainerResponse::failure(
-            &refusal,
-        )))
+        self.change(request, memory::checkpoint_container).await
     }
 
     async fn attach_to_container(

@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use super::failure::BeamError;
 use super::stub::{STUB_LABEL, StubConfiguration};
 use super::wire::{gateway, pod, types};
-use super::{Beam, WORKSPACE_ID, network, sandbox_id};
+use super::{Beam, WORKSPACE_ID, memory, network, sandbox_id};
 
 pub(super) async fn get_or_create_stub(
     beam: Beam,
@@ -37,13 +37,11 @@ pub(super) async fn create(
     beam: Beam,
     request: pod::CreatePodRequest,
 ) -> Result<pod::CreatePodResponse, BeamError> {
-    if request.checkpoint_id.is_some_and(|id| !id.is_empty()) {
-        return Err(BeamError::unsupported(
-            "memory snapshots (create_from_memory_snapshot)",
-        ));
-    }
     if request.machine_id.is_some_and(|id| !id.is_empty()) {
         return Err(BeamError::unsupported("choosing a machine (machine_id)"));
+    }
+    if let Some(id) = request.checkpoint_id.filter(|id| !id.is_empty()) {
+        return memory::restore(beam, &id).await;
     }
     let mut configuration = beam
         .inner

@@ -18,6 +18,7 @@ mod gateway_service;
 mod image_request;
 mod image_service;
 mod lifecycle;
+mod memory;
 mod middleware;
 mod network;
 mod object;

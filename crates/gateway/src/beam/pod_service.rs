@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::failure::{Answer, BeamError};
 use super::wire::pod::pod_service_server::PodService;
 use super::wire::pod::*;
-use super::{Beam, files, lifecycle, output, ports, processes};
+use super::{Beam, files, lifecycle, memory, output, ports, processes};
 
 #[tonic::async_trait]
 impl PodService for Beam {
@@ -165,9 +165,9 @@ impl PodService for Beam {
 
     async fn sandbox_snapshot_memory(
         &self,
-        _request: Request<PodSandboxSnapshotMemoryRequest>,
+        request: Request<PodSandboxSnapshotMemoryRequest>,
     ) -> Result<Response<PodSandboxSnapshotMemoryResponse>, Status> {
-        Ok(not_offered("memory snapshots (snapshot_memory)"))
+        self.change(request, memory::snapshot).await
     }
 
     async fn sandbox_snapshot_disks(

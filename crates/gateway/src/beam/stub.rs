@@ -66,7 +66,7 @@ impl StubConfiguration {
 }
 
 /// `sandbox-{stub, 36}-{8}`: clients and URLs take it apart, and with a port number it still is a DNS label.
-fn container_id(stub_id: &str) -> Result<SandboxId, BeamError> {
+pub(super) fn container_id(stub_id: &str) -> Result<SandboxId, BeamError> {
     let unique = Uuid::new_v4().simple().to_string();
     format!("sandbox-{stub_id}-{}", &unique[..8])
         .parse()

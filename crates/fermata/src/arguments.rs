@@ -81,6 +81,10 @@ pub(crate) enum Command {
     /// Snapshots of running sandboxes
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Play a running sandbox on as new ones beside it, from one instant, and print their ids
+    Fork(ForkFlags),
+    /// Play a memory snapshot on as new sandboxes, and print their ids
+    Restore(RestoreFlags),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -117,11 +121,52 @@ pub(crate) enum ImageCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
-    /// Hold the filesystem of a running sandbox as a new image, and print the image's id
+    /// Hold the filesystem of a running sandbox as a new image, and print the image's id; with --memory, hold its processes
+    /// and memory too, and print the snapshot's id
     Create {
+        /// Hold processes, memory and open ports as well
+        #[arg(long)]
+        memory: bool,
+        /// End the sandbox at the instant that is held
+        #[arg(long, requires = "memory")]
+        stop: bool,
         /// Its id, or the beginning of it
         sandbox: String,
     },
+    /// List memory snapshots
+    Ls,
+    /// Print everything about a memory snapshot
+    Inspect {
+        /// Its id, or the beginning of it
+        snapshot: String,
+    },
+    /// Remove memory snapshots
+    Rm {
+        /// Their ids, or the beginnings of them
+        #[arg(required = true)]
+        snapshots: Vec<String>,
+        /// Leave the filesystem halves as images
+        #[arg(long)]
+        keep_image: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForkFlags {
+    /// The sandbox's id, or the beginning of it
+    pub(crate) sandbox: String,
+    /// How many
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    pub(crate) count: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreFlags {
+    /// The memory snapshot's id, or the beginning of it
+    pub(crate) snapshot: String,
+    /// How many
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "N")]
+    pub(crate) count: usize,
 }
 
 /// Settings of the server; each wins over its environment variable, which wins over the file.

@@ -7,6 +7,7 @@ mod images;
 mod ports;
 mod processes;
 mod sandboxes;
+mod snapshots;
 
 use std::path::PathBuf;
 

@@ -1,5 +1,4 @@
-use fermata_engine::{FilesystemSnapshot, Sandbox, SandboxId, SandboxSpec};
-use fermata_gateway::rest::model::TakeSnapshot;
+use fermata_engine::{Sandbox, SandboxId, SandboxSpec};
 use reqwest::Method;
 
 use super::{Client, Result, resolve};
@@ -40,13 +39,5 @@ impl Client {
     pub(crate) async fn remove_sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
         self.answer(self.request(Method::DELETE, &format!("/v1/sandboxes/{id}?forget=true")))
             .await
-    }
-
-    pub(crate) async fn snapshot_filesystem(&self, id: &SandboxId) -> Result<FilesystemSnapshot> {
-        self.post(
-            &format!("/v1/sandboxes/{id}/snapshots"),
-            &TakeSnapshot::default(),
-        )
-        .await
     }
 }

@@ -2,6 +2,7 @@
 
 mod copy;
 mod exec;
+mod fork;
 mod image;
 mod logs;
 mod port;
@@ -47,6 +48,8 @@ pub(crate) async fn run(
         }
         Command::Image(command) => image::image(client, command, printer).await?,
         Command::Snapshot(command) => snapshot::snapshot(client, command, printer).await?,
+        Command::Fork(flags) => fork::fork(client, &flags, printer).await?,
+        Command::Restore(flags) => fork::restore(client, &flags, printer).await?,
         Command::Serve(_)
         | Command::Config(_)
         | Command::Env

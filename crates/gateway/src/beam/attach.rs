@@ -135,6 +135,7 @@ mod tests {
             created_at: jiff::Timestamp::UNIX_EPOCH,
             stopped_at: None,
             expires_at: None,
+            restored_from: None,
             spec: fermata_engine::SandboxSpec::default(),
         }
     }

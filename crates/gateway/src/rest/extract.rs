@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use fermata_engine::{EngineError, PortNumber, SandboxId};
+use fermata_engine::{EngineError, PortNumber, SandboxId, SnapshotId};
 use serde::de::DeserializeOwned;
 
 use super::encoding;
@@ -85,6 +85,23 @@ impl<S: Send + Sync> FromRequestParts<S> for OfPort {
         let segments: Segments = path(parts, state).await?;
         let port = PortNumber::try_from(segments.port).map_err(EngineError::InvalidPort)?;
         Ok(Self(parse_sandbox(&segments.sandbox)?, port))
+    }
+}
+
+/// `{snapshot}` of the route.
+pub(super) struct OfSnapshot(pub(super) SnapshotId);
+
+impl<S: Send + Sync> FromRequestParts<S> for OfSnapshot {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        #[derive(serde::Deserialize)]
+        struct Segment {
+            snapshot: String,
+        }
+        let segment: Segment = path(parts, state).await?;
+        let id = segment.snapshot.parse().map_err(EngineError::InvalidId)?;
+        Ok(Self(id))
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/images`, `/v1/builds` and snapshots, which become images.
+//! `/v1/images` and `/v1/builds`
 
 use std::convert::Infallible;
 
@@ -7,32 +7,13 @@ use axum::body::Body as HttpBody;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use fermata_engine::{BuildEvent, Engine, EngineError, FilesystemSnapshot, Image, ImageId};
+use fermata_engine::{BuildEvent, Engine, EngineError, Image, ImageId};
 use futures::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::ApiError;
-use super::extract::{Body, InSandbox};
-use super::model::{Build, SnapshotKind, TakeSnapshot};
-
-pub(super) async fn snapshot(
-    State(engine): State<Engine>,
-    InSandbox(id): InSandbox,
-    Body(request): Body<TakeSnapshot>,
-) -> Result<(StatusCode, Json<FilesystemSnapshot>), ApiError> {
-    match request.kind {
-        SnapshotKind::Filesystem => {
-            let snapshot = engine.snapshot_filesystem(&id).await?;
-            let snapshot = engine.measure(snapshot).await?;
-            Ok((StatusCode::CREATED, Json(snapshot)))
-        }
-        SnapshotKind::Memory => Err(EngineError::Unsupported {
-            what: "a memory snapshot".to_owned(),
-            hint: "; take a filesystem snapshot",
-        }
-        .into()),
-    }
-}
+use super::extract::Body;
+use super::model::Build;
 
 pub(super) async fn list(State(engine): State<Engine>) -> Result<Json<Vec<Image>>, ApiError> {
     Ok(Json(engine.images().await?))

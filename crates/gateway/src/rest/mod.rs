@@ -20,6 +20,7 @@ pub mod model;
 mod ports;
 mod processes;
 mod sandboxes;
+mod snapshots;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
@@ -58,7 +59,8 @@ fn protected() -> Router<Engine> {
         )
         .route("/sandboxes/{sandbox}/ttl", put(sandboxes::set_ttl))
         .route("/sandboxes/{sandbox}/network", put(sandboxes::set_network))
-        .route("/sandboxes/{sandbox}/snapshots", post(images::snapshot))
+        .route("/sandboxes/{sandbox}/snapshots", post(snapshots::take))
+        .route("/sandboxes/{sandbox}/fork", post(snapshots::fork))
         .route(
             "/sandboxes/{sandbox}/ports",
             get(ports::list).post(ports::expose),
@@ -106,6 +108,12 @@ fn protected() -> Router<Engine> {
             "/sandboxes/{sandbox}/directories",
             post(files::create_directory),
         )
+        .route("/snapshots", get(snapshots::list))
+        .route(
+            "/snapshots/{snapshot}",
+            get(snapshots::inspect).delete(snapshots::remove),
+        )
+        .route("/snapshots/{snapshot}/restore", post(snapshots::restore))
         .route("/images", get(images::list))
         .route(
             "/images/{image}",

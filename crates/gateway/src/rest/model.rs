@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fermata_engine::agent::{FileStatus, ProcessState};
-use fermata_engine::{BuildSpec, BuildStep, ImageId, PortNumber};
+use fermata_engine::{BuildSpec, BuildStep, ImageId, Sandbox, PortNumber};
 use serde::{Deserialize, Serialize};
 
 use super::encoding;
@@ -224,6 +224,42 @@ pub struct TakeSnapshot {
     /// What it is to hold.
     #[serde(default)]
     pub kind: SnapshotKind,
+    /// End the sandbox at the instant that is held; for memory snapshots.
+    #[serde(default)]
+    pub stop: bool,
+}
+
+/// How many sandboxes to play on.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlayOn {
+    /// One unless it is said.
+    pub count: usize,
+}
+
+impl Default for PlayOn {
+    fn default() -> Self {
+        Self { count: 1 }
+    }
+}
+
+/// One of the sandboxes that were asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Child {
+    /// It runs.
+    Sandbox(Box<Sandbox>),
+    /// It does not.
+    Error(ErrorDetail),
+}
+
+/// What came of a fork.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Forked {
+    /// How long the source stood still.
+    pub paused_ms: f64,
+    /// One for each that was asked for.
+    pub children: Vec<Child>,
 }
 
 /// An image to build.

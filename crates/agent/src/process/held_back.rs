@@ -29,8 +29,11 @@ impl HeldBack {
         if !self.streams.contains(&(serial, name)) {
             self.streams.push((serial, name));
         }
-        let look_at = self.look_at.unwrap_or(Instant::now() + LOOK_EVERY);
-        self.look_at = Some(look_at.min(departure));
+        let look_at = self
+            .look_at
+            .unwrap_or_else(|| Instant::now() + LOOK_EVERY)
+            .min(departure);
+        self.look_at = Some(look_at);
     }
 
     /// How long the main thread may sleep.

@@ -37,9 +37,9 @@ impl HeldBack {
     }
 
     /// How long the main thread may sleep.
-    pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn patience(&self) -> Option<Duration> {
         self.look_at
-            .map(|look_at| look_at.saturating_duration_since(now))
+            .map(|look_at| look_at.saturating_duration_since(Instant::now()))
     }
 
     /// Lets streams go on whose readers are gone.

@@ -32,3 +32,8 @@ def python(sandbox: SandboxInstance, code: str, *arguments: str, timeout: float 
     result = run(sandbox, "python3", "-c", code, *arguments, timeout=timeout)
     assert result.code == 0, result
     return result.stdout
+
+
+def written_bytes(sandbox: SandboxInstance, pid: int) -> int:
+    """How much a process has written since it was started (proc(5))."""
+    return int(sh(sandbox, f"sed -n 's/^wchar: //p' /proc/{pid}/io"))

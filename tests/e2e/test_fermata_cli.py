@@ -9,8 +9,9 @@ import sys
 
 import pytest
 from beam import Sandbox
-from commands import run
+from commands import run, written_bytes
 from server import BINARY, TOKEN
+from waiting import eventually
 
 
 @pytest.fixture
@@ -42,6 +43,20 @@ def test_run_passes_output_and_exit_code_through(fermata):
 
 def test_run_reads_stdin_when_asked(fermata):
     assert fermata("run", "-i", "--", "wc", "-c", stdin="12345").stdout.strip() == "5"
+
+
+def test_a_flood_waits_until_it_is_read(server, sandbox):
+    last = 8_000_000
+    command = [BINARY, "exec", sandbox.sandbox_id(), "--", "seq", "1", str(last)]
+    with subprocess.Popen(command, env=environment(server), stdout=subprocess.PIPE, text=True) as process:
+        pid = eventually(
+            lambda: next((pid for pid, p in sandbox.process.list_processes().items() if p.args[0] == "seq"), None),
+            "the command runs",
+        )
+        eventually(lambda: written_bytes(sandbox, pid) > 16 * 1024 * 1024, "more is written than the agent keeps")
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert text == "".join(f"{number}\n" for number in range(1, last + 1))
 
 
 def test_run_removes_its_sandbox(server, fermata):

@@ -26,7 +26,10 @@ const BACKLOG: i32 = 128;
 /// Enough for the deepest pattern that is accepted; only touched pages count.
 const STACK_BYTES: usize = 1 << 20;
 /// When nothing has happened for so long, memory that only work needs is given back.
-const REST_AFTER: Duration = Duration::from_secs(2);
+const REST_AFTER: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 /// How long the main thread waits for the rest of a request that it must serve itself.
 const INLINE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -103,14 +106,12 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
     let mut has_worked = true;
     loop {
         events.clear();
-        let rest = has_worked.then_some(REST_AFTER);
-        let held_back = server.held_back.patience(Instant::now());
-        // Durations of seconds always fit.
-        let patience = rest
-            .into_iter()
-            .chain(held_back)
-            .min()
-            .and_then(|patience| Timespec::try_from(patience).ok());
+        // In this order: at rest, as little code as possible is touched.
+        let held_back = server.held_back.patience();
+        let patience = match held_back {
+            None => has_worked.then_some(REST_AFTER),
+            Some(patience) => Timespec::try_from(patience).ok(),
+        };
         // It can only be interrupted: the descriptors and the buffer are ours.
         let waited = epoll::wait(
             &server.agent.epoll,
@@ -127,7 +128,9 @@ pub(crate) fn run(options: &Options) -> Result<Infallible, StartupError> {
             // A bug costs one event, not the sandbox.
             let _ = catch_unwind(AssertUnwindSafe(|| server.handle(key)));
         }
-        server.held_back.look(&server.agent, Instant::now());
+        if held_back.is_some() {
+            server.held_back.look(&server.agent, Instant::now());
+        }
     }
 }
 

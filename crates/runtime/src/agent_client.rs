@@ -70,7 +70,8 @@ pub struct StartRequest {
     pub open_stdin: bool,
     /// Repeats of the same id start one process.
     pub request_id: String,
-    /// How much of each stream is kept for readers; 0 for the agent's default.
+    /// How much of each stream is kept for readers, of whom the process waits for those that are there; 0 for the agent's
+    /// default.
     pub output_buffer_bytes: u64,
 }
 

@@ -29,14 +29,17 @@ impl HeldBack {
         if !self.streams.contains(&(serial, name)) {
             self.streams.push((serial, name));
         }
-        let look_at = self.look_at.unwrap_or(Instant::now() + LOOK_EVERY);
-        self.look_at = Some(look_at.min(departure));
+        let look_at = self
+            .look_at
+            .unwrap_or_else(|| Instant::now() + LOOK_EVERY)
+            .min(departure);
+        self.look_at = Some(look_at);
     }
 
     /// How long the main thread may sleep.
-    pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn patience(&self) -> Option<Duration> {
         self.look_at
-            .map(|look_at| look_at.saturating_duration_since(now))
+            .map(|look_at| look_at.saturating_duration_since(Instant::now()))
     }
 
     /// Lets streams go on whose readers are gone.

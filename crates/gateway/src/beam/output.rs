@@ -11,6 +11,7 @@ use super::{Beam, wire::pod};
 /// The agent's name for this reader.
 const CURSOR: &str = "beam";
 /// The client takes each line off the front of an answer by copying the rest: answers of megabytes would cost it minutes.
+/// Smaller ones cost more calls, and tell the agent more often that somebody reads.
 const MAX_BYTES: u64 = 32 << 10;
 /// Of each stream of an ended process, at once.
 const WHOLE_BYTES: u64 = 2 << 20;

@@ -14,7 +14,7 @@ use super::{Beam, command, lifecycle, output};
 pub(super) const WORKSPACE: &str = "/workspace";
 /// How long a call that wants to wait is held.
 const LONGEST_WAIT: Duration = Duration::from_millis(750);
-/// The client has no way to slow a process down, so much must wait for it while it reads line by line.
+/// The client reads after the end of a process, too: more than by default is kept for it.
 const OUTPUT_BUFFER_BYTES: u64 = 32 << 20;
 const SIGKILL: i32 = 9;
 /// Says "not ended"; the client takes 0, also when left out, for success.

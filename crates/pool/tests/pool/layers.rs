@@ -191,14 +191,15 @@ fn no_image_hides_the_agent_and_every_image_keeps_its_modes() {
 #[test]
 fn a_new_agent_is_a_new_layer_and_the_old_one_stays() {
     let mut pool = TestPool::new(DriverChoice::Copy);
-    let old = pool.system_layers().clone();
+    // Uppermost the agent's, lowest the skeleton.
+    let old = pool.stack(&[]);
     pool.reopen();
-    assert_eq!(*pool.system_layers(), old);
+    assert_eq!(pool.stack(&[]), old);
     fs::write(&pool.config.agent, "a better agent").unwrap();
     pool.reopen();
-    assert_ne!(pool.system_layers().agent, old.agent);
-    assert_eq!(pool.system_layers().skeleton, old.skeleton);
-    let path = pool.layers().mount(&old.agent).unwrap();
+    assert_ne!(pool.stack(&[])[0], old[0]);
+    assert_eq!(pool.stack(&[])[1], old[1]);
+    let path = pool.layers().mount(&old[0]).unwrap();
     assert_eq!(
         fs::read_to_string(path.join(".fermata/agent")).unwrap(),
         "the agent"

@@ -6,4 +6,5 @@
 #![expect(clippy::unwrap_used, reason = "a test's fixture fails the test")]
 
 mod contract;
+mod faults;
 mod world;

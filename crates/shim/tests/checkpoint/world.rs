@@ -49,6 +49,7 @@ pub(crate) struct Sandbox {
 }
 
 /// Memory and file system of one instant.
+#[derive(Debug)]
 pub(crate) struct Snapshot {
     directory: tempfile::TempDir,
     files: BTreeMap<PathBuf, String>,
@@ -143,7 +144,17 @@ impl Sandbox {
         snapshot: &Snapshot,
         restore: RestoreSpec,
     ) -> Result<Self, (Self, RuntimeError)> {
+        Self::restore_prepared(snapshot, restore, |_| {}).await
+    }
+
+    /// As above, with something done before its shim is started.
+    pub(crate) async fn restore_prepared(
+        snapshot: &Snapshot,
+        restore: RestoreSpec,
+        prepare: impl FnOnce(&Self),
+    ) -> Result<Self, (Self, RuntimeError)> {
         let mut sandbox = Self::new(snapshot.init.clone(), snapshot.files.clone());
+        prepare(&sandbox);
         copy(&snapshot.upper(), &sandbox.spec.root.upper);
         sandbox.spec.restore = Some(restore);
         match sandbox.run_shim().await {

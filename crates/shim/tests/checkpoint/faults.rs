@@ -68,7 +68,7 @@ mod tests {
         let snapshot = original.capture(checkpointer).await.unwrap();
         let spec = checkpointer.restore_spec(&snapshot.images());
         for step in RESTORE_STEPS {
-            let fault = |sandbox: &Sandbox| {
+            let fault = |sandbox: &mut Sandbox| {
                 std::fs::write(sandbox.run_directory().join("fault"), step).unwrap();
             };
             let Err((sandbox, error)) =

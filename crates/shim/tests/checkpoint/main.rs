@@ -7,4 +7,6 @@
 
 mod contract;
 mod faults;
+mod identity;
+mod timing;
 mod world;

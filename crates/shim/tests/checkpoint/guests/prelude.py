@@ -1,4 +1,5 @@
 import ctypes
+import errno
 import fcntl
 import hashlib
 import mmap

@@ -10,6 +10,7 @@
 
 pub mod criu;
 mod error;
+pub mod faults;
 mod manifest;
 
 use std::fmt::Debug;

@@ -1,18 +1,19 @@
 //! Capturing a tree.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use fermata_protocol::{CriuSpec, EngineSpec};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::conversation::{self, Outcome};
 use super::rpc::{CgroupMode, NetworkLock, Options, Request, RequestType};
 use super::{NETWORK_KEY, log};
-use crate::{CheckpointError, Tree};
+use crate::{CheckpointError, Tree, faults};
 
 /// A sandbox stands still all the while; whoever waits for longer has been given up on.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -37,8 +38,12 @@ pub(super) fn capture(
     };
     let (conversation, its_end) = conversation::pair()?;
     let mut engine = Running(launch(spec, launcher, its_end, tree)?);
+    let pidfd = engine.pidfd()?;
     let mut instant = None;
-    let outcome = conversation.ask(&request, LIMIT, &mut |stage, _| {
+    let outcome = conversation.ask(&request, pidfd.as_fd(), LIMIT, &mut |stage, _| {
+        if faults::is_armed(stage) {
+            engine.kill();
+        }
         // Everything has been read and no task has been let go yet.
         if stage != "post-dump" {
             return true;
@@ -147,6 +152,15 @@ fn launch(
 struct Running(Child);
 
 impl Running {
+    fn pidfd(&self) -> Result<OwnedFd, CheckpointError> {
+        i32::try_from(self.0.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(CheckpointError::conversation("hold on to"))
+    }
+
     fn kill(&mut self) {
         // Fails only when it has been waited for.
         let _ = self.0.kill();

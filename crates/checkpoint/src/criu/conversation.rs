@@ -46,9 +46,13 @@ pub(super) enum Outcome {
 
 impl Conversation {
     /// Asks, hands every notification to `notified` until the answer comes. `false` from there makes CRIU give up and undo.
+    ///
+    /// `engine` refers to CRIU's process: the end of the socket does not tell of its death, because what it was restoring still
+    /// has that open.
     pub(super) fn ask(
         &self,
         request: &Request,
+        engine: BorrowedFd<'_>,
         limit: Duration,
         notified: &mut dyn FnMut(&str, Option<i32>) -> bool,
     ) -> Result<Outcome, CheckpointError> {
@@ -57,7 +61,7 @@ impl Conversation {
             return Ok(Outcome::Ended);
         }
         loop {
-            let response = match self.receive(deadline)? {
+            let response = match self.receive(engine, deadline)? {
                 Received::Response(response) => response,
                 Received::End => return Ok(Outcome::Ended),
                 Received::Nothing => return Ok(Outcome::TimedOut),
@@ -87,7 +91,11 @@ impl Conversation {
         }
     }
 
-    fn receive(&self, deadline: Instant) -> Result<Received, CheckpointError> {
+    fn receive(
+        &self,
+        engine: BorrowedFd<'_>,
+        deadline: Instant,
+    ) -> Result<Received, CheckpointError> {
         let failed = |error: io::Error| CheckpointError::conversation("hear from")(error);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -95,11 +103,18 @@ impl Conversation {
                 return Ok(Received::Nothing);
             }
             let timeout = Timespec::try_from(left).ok();
-            let mut descriptors = [PollFd::new(&self.socket, PollFlags::IN)];
+            let mut descriptors = [
+                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::new(&engine, PollFlags::IN),
+            ];
             match poll(&mut descriptors, timeout.as_ref()) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => continue,
                 Ok(_) => {}
                 Err(error) => return Err(failed(error.into())),
+            }
+            // What it said before it ended still counts.
+            if descriptors[0].revents().is_empty() {
+                return Ok(Received::End);
             }
             let mut buffer = vec![0; ANSWER_BYTES];
             return match recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty()) {

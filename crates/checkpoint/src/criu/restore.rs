@@ -1,17 +1,17 @@
 //! Playing a captured tree on, in the shim.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use fermata_protocol::CriuSpec;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use super::conversation::{self, Conversation, Outcome};
 use super::rpc::{CgroupMode, InheritDescriptor, NetworkLock, Options, Request, RequestType};
 use super::{NETWORK_KEY, SOCKET_DESCRIPTOR, log};
-use crate::CheckpointError;
+use crate::{CheckpointError, faults};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -54,12 +54,19 @@ pub fn restore(
         .map_err(CheckpointError::conversation("start"))?;
     drop(its_end);
     let mut engine = Running(Pid::from_raw(pid));
+    let pidfd = engine.pidfd()?;
     let request = Request {
         r#type: RequestType::Restore.into(),
         opts: Some(options(stage, &images, &here)),
         notify_success: None,
     };
-    let talked = talk(&conversation, &request, before_resume);
+    let talked = talk(
+        &conversation,
+        &request,
+        &engine,
+        pidfd.as_fd(),
+        before_resume,
+    );
     drop(conversation);
     if talked.is_err() {
         engine.kill();
@@ -90,11 +97,16 @@ enum Talked {
 fn talk(
     conversation: &Conversation,
     request: &Request,
+    engine: &Running,
+    pidfd: BorrowedFd<'_>,
     before_resume: &mut dyn FnMut(i32) -> std::io::Result<()>,
 ) -> Result<Talked, CheckpointError> {
     let mut init_pid = None;
     let mut prepared = None;
-    let outcome = conversation.ask(request, LIMIT, &mut |stage, pid| {
+    let outcome = conversation.ask(request, pidfd, LIMIT, &mut |stage, pid| {
+        if faults::is_armed(stage) {
+            engine.kill();
+        }
         init_pid = pid.or(init_pid);
         // "post-restore" comes earlier, while sockets are still in repair mode.
         if stage != "pre-resume" {
@@ -154,6 +166,13 @@ fn options(stage: &Stage<'_>, images: &File, here: &File) -> Options {
 struct Running(Option<Pid>);
 
 impl Running {
+    fn pidfd(&self) -> Result<OwnedFd, CheckpointError> {
+        self.0
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(CheckpointError::conversation("hold on to"))
+    }
+
     fn kill(&self) {
         if let Some(pid) = self.0 {
             // Not reaped yet, so the pid is still its own.

@@ -29,4 +29,34 @@ mod tests {
     async fn memory_and_open_files() {
         hold(include_str!("guests/memory.py")).await;
     }
+
+    #[tokio::test]
+    async fn process_groups_sessions_stopped_children_and_zombies() {
+        hold(include_str!("guests/processes.py")).await;
+    }
+
+    #[tokio::test]
+    async fn a_thousand_threads() {
+        hold(include_str!("guests/threads.py")).await;
+    }
+
+    #[tokio::test]
+    async fn deleted_linked_locked_and_many_files() {
+        hold(include_str!("guests/files.py")).await;
+    }
+
+    #[tokio::test]
+    async fn sockets_with_data_under_way() {
+        hold(include_str!("guests/sockets.py")).await;
+    }
+
+    #[tokio::test]
+    async fn epoll_timers_and_pending_signals() {
+        hold(include_str!("guests/events.py")).await;
+    }
+
+    #[tokio::test]
+    async fn a_shell_with_a_job_on_a_terminal() {
+        hold(include_str!("guests/terminal.py")).await;
+    }
 }

@@ -6,4 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's fixture fails the test")]
 
 mod contract;
+mod faults;
+mod identity;
+mod timing;
 mod world;

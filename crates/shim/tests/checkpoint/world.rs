@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fermata_checkpoint::criu::{Criu, Program};
 use fermata_checkpoint::{CheckpointError, Checkpointer, Tree};
 use fermata_protocol::{RestoreSpec, RootSpec, ShimSpec};
 use fermata_runtime::cgroup::{self, Cgroups, Limits};
-use fermata_runtime::{RuntimeError, ShimClient, default_security, start_shim};
+use fermata_runtime::{RuntimeError, ShimClient, default_security, exit_record, start_shim};
 use rustix::process::{Pid, Signal};
 
 /// Long enough for a loaded machine, short enough for a hang to be noticed.
@@ -46,9 +46,12 @@ pub(crate) struct Sandbox {
     pub(crate) spec: ShimSpec,
     network: String,
     shim: Option<ShimClient>,
+    /// From the start of the shim until the sandbox was ready.
+    pub(crate) started_in: Duration,
 }
 
 /// Memory and file system of one instant.
+#[derive(Debug)]
 pub(crate) struct Snapshot {
     directory: tempfile::TempDir,
     files: BTreeMap<PathBuf, String>,
@@ -123,6 +126,7 @@ impl Sandbox {
             spec,
             network: id,
             shim: None,
+            started_in: Duration::ZERO,
         };
         run("ip", &["-n", &sandbox.network, "link", "set", "lo", "up"]);
         sandbox
@@ -143,7 +147,17 @@ impl Sandbox {
         snapshot: &Snapshot,
         restore: RestoreSpec,
     ) -> Result<Self, (Self, RuntimeError)> {
+        Self::restore_prepared(snapshot, restore, |_| {}).await
+    }
+
+    /// As above, with something done before its shim is started.
+    pub(crate) async fn restore_prepared(
+        snapshot: &Snapshot,
+        restore: RestoreSpec,
+        prepare: impl FnOnce(&mut Self),
+    ) -> Result<Self, (Self, RuntimeError)> {
         let mut sandbox = Self::new(snapshot.init.clone(), snapshot.files.clone());
+        prepare(&mut sandbox);
         copy(&snapshot.upper(), &sandbox.spec.root.upper);
         sandbox.spec.restore = Some(restore);
         match sandbox.run_shim().await {
@@ -153,7 +167,9 @@ impl Sandbox {
     }
 
     async fn run_shim(&mut self) -> Result<(), RuntimeError> {
+        let start = Instant::now();
         self.shim = Some(start_shim(Path::new(SHIM), &self.run_directory(), &self.spec).await?);
+        self.started_in = start.elapsed();
         Ok(())
     }
 
@@ -177,13 +193,20 @@ impl Sandbox {
     /// Tells the guest to check itself, and returns its exit code and words.
     pub(crate) async fn finish(&self) -> (i32, String) {
         self.signal(Signal::USR1).await;
-        let exit = tokio::time::timeout(PATIENCE, self.shim().wait_exit()).await;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let exit = loop {
+            if let Some(exit) = exit_record(&self.run_directory()) {
+                break exit;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the guest did not end"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
         let words =
             std::fs::read_to_string(self.spec.root.upper.join("result")).unwrap_or_default();
-        (
-            exit.expect("the guest did not end").unwrap().exit_code,
-            words,
-        )
+        (exit.exit_code, words)
     }
 
     /// Holds it, memory and file system.

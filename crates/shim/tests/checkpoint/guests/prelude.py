@@ -1,6 +1,16 @@
+import ctypes
+import errno
+import fcntl
+import hashlib
+import mmap
 import os
+import pty
+import select
 import signal
-import sys
+import socket
+import struct
+import termios
+import threading
 import time
 import traceback
 
@@ -15,6 +25,21 @@ def ready():
 
 def wait_for_go():
     signal.sigwait(GO)
+
+
+def fork(child):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child()
+        finally:
+            os._exit(99)
+    return pid
+
+
+def state(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0]
 
 
 def guest(setup, check):

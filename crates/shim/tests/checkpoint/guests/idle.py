@@ -1,0 +1,1 @@
+guest(lambda: (), lambda: None)

@@ -1,0 +1,1 @@
+guest(lambda: (os.urandom(200 << 20),), lambda block: None)

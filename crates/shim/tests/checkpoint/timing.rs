@@ -28,7 +28,7 @@ async fn measure(name: &str, guest: &str) {
             id: "timing".to_owned(),
             parent: None,
             created_at: jiff::Timestamp::now(),
-            paused_ms: 0,
+            paused_ms: 0.0,
             engine: checkpointer.engine(),
         };
         let start = Instant::now();

@@ -238,7 +238,10 @@ async fn start(
 /// The files that tell programs who and where they are.
 fn files(inner: &Inner, live: &Live, hostname: &str) -> BTreeMap<PathBuf, String> {
     BTreeMap::from([
-        (PathBuf::from(GENERATION_PATH), format!("{}\n", live.generation())),
+        (
+            PathBuf::from(GENERATION_PATH),
+            format!("{}\n", live.generation()),
+        ),
         (PathBuf::from("/etc/hostname"), format!("{hostname}\n")),
         (
             PathBuf::from("/etc/hosts"),

@@ -18,7 +18,9 @@ use crate::checkpoint::Checkpoints;
 use crate::config::EngineConfig;
 use crate::idle::Activity;
 use crate::machine::{Event, State};
-use crate::model::{ImageId, Sandbox, SandboxId, SandboxSpec, SandboxStatus, SnapshotId, RestoredFrom};
+use crate::model::{
+    ImageId, RestoredFrom, Sandbox, SandboxId, SandboxSpec, SandboxStatus, SnapshotId,
+};
 use crate::records::{ImageRecord, MemoryRecord, Records, Restored, SandboxRecord};
 use crate::storage::Storage;
 use crate::{EngineError, Result};
@@ -181,7 +183,9 @@ impl Live {
 
     /// How often its processes have been played on.
     pub(crate) fn generation(&self) -> u64 {
-        self.restored.as_ref().map_or(0, |restored| restored.generation)
+        self.restored
+            .as_ref()
+            .map_or(0, |restored| restored.generation)
     }
 
     pub(crate) fn is_played_on_from(&self, snapshot: &SnapshotId) -> bool {

@@ -19,9 +19,7 @@ use crate::checkpoint::blocking;
 use crate::create::{make_directory, new_id, runtime};
 use crate::live::{Inner, Live, lock};
 use crate::machine::Event;
-use crate::model::{
-    AfterCapture, ImageId, MemorySnapshot, SandboxId, SnapshotId,
-};
+use crate::model::{AfterCapture, ImageId, MemorySnapshot, SandboxId, SnapshotId};
 use crate::records::{Held, ImageRecord, ImageStatus, MemoryRecord, SnapshotStatus};
 use crate::storage::Storage;
 use crate::{Engine, EngineError, Result};
@@ -105,7 +103,14 @@ impl Engine {
             SnapshotStatus::Removing
         };
         inner.records.set_memory_snapshot_status(id, status).await?;
-        destroy(inner, &MemoryRecord { status, ..(*record).clone() }).await
+        destroy(
+            inner,
+            &MemoryRecord {
+                status,
+                ..(*record).clone()
+            },
+        )
+        .await
     }
 }
 
@@ -206,9 +211,18 @@ async fn hold(
     // Nothing that the daemon has in the sandbox may be captured: its ends are here and would be missing there.
     let _ports = live.ports.suspend().await;
     let _agent = live.agent.suspend().await;
-    record.held.ports = live.ports.list().into_iter().map(|(port, _)| port.into()).collect();
+    record.held.ports = live
+        .ports
+        .list()
+        .into_iter()
+        .map(|(port, _)| port.into())
+        .collect();
     inner.storage.flush_upper(&live.id).await?;
-    let status = live.shim.status().await.map_err(runtime("look at", &live.id))?;
+    let status = live
+        .shim
+        .status()
+        .await
+        .map_err(runtime("look at", &live.id))?;
 
     let frozen_at = Instant::now();
     let frozen = live

@@ -258,7 +258,9 @@ async fn sweep(inner: &Inner) -> Result<()> {
     }
     let directory = inner.config.data_directory.join("memory");
     for name in names(&directory)? {
-        let is_known = name.parse().is_ok_and(|id| inner.memory_record(&id).is_ok());
+        let is_known = name
+            .parse()
+            .is_ok_and(|id| inner.memory_record(&id).is_ok());
         if !is_known {
             remove_directory(directory.join(&name))?;
         }

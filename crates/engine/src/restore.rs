@@ -169,7 +169,10 @@ async fn run_hook(
     };
     let own = BTreeMap::from([
         ("FERMATA_SANDBOX_ID".to_owned(), live.id.to_string()),
-        ("FERMATA_GENERATION".to_owned(), live.generation().to_string()),
+        (
+            "FERMATA_GENERATION".to_owned(),
+            live.generation().to_string(),
+        ),
     ]);
     let pid = live
         .agent

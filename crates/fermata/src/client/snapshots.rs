@@ -55,11 +55,8 @@ impl Client {
     }
 
     pub(crate) async fn restore(&self, id: &SnapshotId, count: usize) -> Result<Vec<Child>> {
-        self.post(
-            &format!("/v1/snapshots/{id}/restore"),
-            &PlayOn { count },
-        )
-        .await
+        self.post(&format!("/v1/snapshots/{id}/restore"), &PlayOn { count })
+            .await
     }
 
     pub(crate) async fn fork(&self, id: &SandboxId, count: usize) -> Result<Forked> {

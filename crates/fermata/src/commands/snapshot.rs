@@ -83,7 +83,14 @@ async fn list(client: &Client, printer: Printer) -> Result<(), Failure> {
     printer.either(&snapshots, || {
         let rows = snapshots.iter().map(|snapshot| row(snapshot, now));
         table(
-            ["ID", "OF SANDBOX", "IMAGE", "MEMORY", "CREATED", "SANDBOXES"],
+            [
+                "ID",
+                "OF SANDBOX",
+                "IMAGE",
+                "MEMORY",
+                "CREATED",
+                "SANDBOXES",
+            ],
             rows,
         )
     })?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fermata_engine::agent::{FileStatus, ProcessState};
-use fermata_engine::{BuildSpec, BuildStep, ImageId, Sandbox, PortNumber};
+use fermata_engine::{BuildSpec, BuildStep, ImageId, PortNumber, Sandbox};
 use serde::{Deserialize, Serialize};
 
 use super::encoding;

@@ -64,7 +64,9 @@ pub(super) async fn remove(
     OfSnapshot(id): OfSnapshot,
     Parameters(remove): Parameters<Remove>,
 ) -> Result<StatusCode, ApiError> {
-    engine.remove_memory_snapshot(&id, remove.keep_image).await?;
+    engine
+        .remove_memory_snapshot(&id, remove.keep_image)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -174,7 +174,7 @@ impl Socket {
     }
 
     /// Sends changes that take effect together or not at all. The kernel takes them from one datagram, and answers each
-    /// when the whole is decided (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c).
+    /// when the whole is decided (`nfnetlink_rcv_batch` in net/netfilter/nfnetlink.c).
     pub(super) fn transaction(
         &mut self,
         begin: Message,

@@ -4,7 +4,7 @@
 //! table ip fermata { chain leave { type nat hook postrouting priority srcnat; oifname "eth0" snat to ADDRESS } }
 //! ```
 //!
-//! Written as nf_tables messages, because a namespace is made for every sandbox: starting `nft` takes 10 ms of a processor,
+//! Written as `nf_tables` messages, because a namespace is made for every sandbox: starting `nft` takes 10 ms of a processor,
 //! which a create under way then lacks; this takes 0.2 ms.
 
 use std::io;

@@ -49,7 +49,7 @@ fn run() -> Result<(), ShimError> {
     let arguments = std::env::args_os().skip(1).collect::<Vec<_>>();
     match arguments.as_slice() {
         [directory] => keep(directory.into()),
-        [word, spec] if word == "engine" => engine::serve(spec),
+        [word, spec, network] if word == "engine" => engine::serve(spec, network),
         [word, spec] if word == "learn-kernel" => engine::learn_kernel(spec),
         _ => Err(ShimError::Usage),
     }

@@ -46,8 +46,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), ShimError> {
-    let arguments = std::env::args_os().skip(1).collect::<Vec<_>>();
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let arguments = arguments.collect::<Vec<_>>();
     match arguments.as_slice() {
+        _ if name == "gzip" => engine::pass_through(),
         [directory] => keep(directory.into()),
         [word, spec, network] if word == "engine" => engine::serve(spec, network),
         [word, spec] if word == "learn-kernel" => engine::learn_kernel(spec),

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -49,6 +49,8 @@ pub struct Program {
     command: Vec<String>,
     version: Version,
     kernel_facts: Option<PathBuf>,
+    /// Programs of ours that CRIU is to find before those of the machine.
+    helpers: Option<PathBuf>,
 }
 
 impl Program {
@@ -109,6 +111,7 @@ impl Program {
             }
             Err(error) => return Err(error),
         };
+        program.helpers = Some(place_helpers(directory, launcher)?);
         program.kernel_facts = program.learn_kernel(directory, launcher);
         Ok(program)
     }
@@ -128,7 +131,10 @@ impl Program {
     pub(super) fn spec(&self) -> CriuSpec {
         CriuSpec {
             command: self.command.clone(),
-            search_path: SEARCH_PATH.to_owned(),
+            search_path: match &self.helpers {
+                Some(helpers) => format!("{}:{SEARCH_PATH}", helpers.display()),
+                None => SEARCH_PATH.to_owned(),
+            },
             kernel_facts: self.kernel_facts.clone(),
         }
     }
@@ -150,6 +156,7 @@ impl Program {
             command,
             version,
             kernel_facts: None,
+            helpers: None,
         })
     }
 
@@ -188,6 +195,21 @@ impl Program {
         fs::rename(&fresh, &path).ok()?;
         Some(path)
     }
+}
+
+/// The launcher stands in for gzip(1).
+fn place_helpers(directory: &Path, launcher: &Path) -> Result<PathBuf, CheckpointError> {
+    let helpers = directory.join("bin");
+    fs::create_dir_all(&helpers).map_err(CheckpointError::file("make", &helpers))?;
+    let link = helpers.join("gzip");
+    if !fs::read_link(&link).is_ok_and(|target| target == launcher) {
+        // Aside and renamed: another sandbox may be on its way.
+        let fresh = helpers.join(format!(".gzip-{}", std::process::id()));
+        symlink(launcher, &fresh)
+            .and_then(|()| fs::rename(&fresh, &link))
+            .map_err(CheckpointError::file("link", &link))?;
+    }
+    Ok(helpers)
 }
 
 fn run(command: &[String], argument: &str) -> std::io::Result<Output> {

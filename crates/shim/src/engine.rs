@@ -41,14 +41,6 @@ pub(crate) fn learn_kernel(spec: &OsStr) -> Result<(), ShimError> {
         .map_err(ShimError::system("print"))
 }
 
-/// Stands in for gzip(1), which CRIU has tar(1) call for what is in `/dev/shm`: compressing it would take longer than all else, while
-/// the sandbox stands still.
-pub(crate) fn pass_through() -> Result<(), ShimError> {
-    std::io::copy(&mut std::io::stdin(), &mut std::io::stdout())
-        .map(drop)
-        .map_err(ShimError::system("copy"))
-}
-
 fn parse(spec: &OsStr) -> Result<EngineSpec, ShimError> {
     serde_json::from_slice(spec.as_encoded_bytes()).map_err(ShimError::Spec)
 }

@@ -16,6 +16,7 @@
 //! Single-threaded, because a clone without `execve` of a multi-threaded program is undefined behaviour, and small, because there
 //! is one a sandbox. It outlives the daemon that started it.
 
+mod archive;
 mod cgroup;
 mod child;
 mod control;
@@ -50,7 +51,7 @@ fn run() -> Result<(), ShimError> {
     let name = arguments.next().unwrap_or_default();
     let arguments = arguments.collect::<Vec<_>>();
     match arguments.as_slice() {
-        _ if name == "gzip" => engine::pass_through(),
+        arguments if name == "tar" => archive::run(arguments),
         [directory] => keep(directory.into()),
         [word, spec, network] if word == "engine" => engine::serve(spec, network),
         [word, spec] if word == "learn-kernel" => engine::learn_kernel(spec),

@@ -197,14 +197,14 @@ impl Program {
     }
 }
 
-/// The launcher stands in for gzip(1).
+/// The launcher stands in for tar(1).
 fn place_helpers(directory: &Path, launcher: &Path) -> Result<PathBuf, CheckpointError> {
     let helpers = directory.join("bin");
     fs::create_dir_all(&helpers).map_err(CheckpointError::file("make", &helpers))?;
-    let link = helpers.join("gzip");
+    let link = helpers.join("tar");
     if !fs::read_link(&link).is_ok_and(|target| target == launcher) {
         // Aside and renamed: another sandbox may be on its way.
-        let fresh = helpers.join(format!(".gzip-{}", std::process::id()));
+        let fresh = helpers.join(format!(".tar-{}", std::process::id()));
         symlink(launcher, &fresh)
             .and_then(|()| fs::rename(&fresh, &link))
             .map_err(CheckpointError::file("link", &link))?;

@@ -17,8 +17,8 @@ from beta9.abstractions.sandbox import SandboxInstance
 from leftovers import leftovers
 from server import BINARY, Server, pointed_at
 
-# The base image is kept between runs, because it takes half a minute to make; all else is made anew. A base image that
-# was made by another recipe does no harm: the server looks for its own.
+# The base image and CRIU are kept between runs, because they take half a minute to make; all else is made anew. A base
+# image that was made by another recipe does no harm: the server looks for its own.
 CACHE = Path(os.environ.get("FERMATA_TEST_CACHE", "/var/cache/fermata-test"))
 
 
@@ -27,22 +27,26 @@ def server() -> Iterator[Server]:
     assert BINARY.exists(), f"{BINARY} is not built: run `make test`, or set FERMATA_BIN"
     data_directory = Path(tempfile.mkdtemp(prefix="fermata-e2e-", dir="/var/tmp"))
     server = Server(data_directory)
-    server.borrow_base_image(CACHE)
+    server.borrow_base_image(CACHE, CACHE / "engines")
     server.start()
-    keep_base_image(server)
+    keep(server)
     with pointed_at(server):
         yield server
     server.close()
+    if not (CACHE / "engines").exists():
+        keep(server)
     assert leftovers(data_directory) == [], "the server left something behind"
     shutil.rmtree(data_directory)
 
 
-def keep_base_image(server: Server) -> None:
-    """Whole or not at all: another run may be reading it."""
+def keep(server: Server) -> None:
+    """Whole or not at all: another run may be reading it. CRIU is made beside everything else and may come late."""
     CACHE.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=".fermata-test-", dir=CACHE.parent))
     for folder in ("layers", "recipes"):
         shutil.copytree(server.pool / folder, fresh / folder)
+    if (server.engines / "criu").exists():
+        shutil.copytree(server.engines / "criu", fresh / "engines" / "criu", symlinks=True)
     shutil.rmtree(CACHE, ignore_errors=True)
     fresh.rename(CACHE)
 

@@ -103,15 +103,22 @@ class Server:
         except FileNotFoundError:
             return False
 
-    def borrow_base_image(self, pool: Path) -> None:
-        """Takes over what makes the first start long: the layers of another pool, and which recipe they came from."""
+    def borrow_base_image(self, pool: Path, engines: Path) -> None:
+        """Takes over what makes the first start long: layers of another pool, which recipe they came from, and CRIU."""
         for folder in ("layers", "recipes"):
             if (pool / folder).exists():
                 shutil.copytree(pool / folder, self.pool / folder, copy_function=_link_or_copy)
+        criu = engines / "criu"
+        if criu.exists():
+            shutil.copytree(criu, self.engines / "criu", copy_function=_link_or_copy, symlinks=True)
 
     @property
     def pool(self) -> Path:
         return self.data_directory / "pool"
+
+    @property
+    def engines(self) -> Path:
+        return self.data_directory / "engines"
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One call of the server's own HTTP interface; raises `urllib.error.HTTPError` for an error status."""

@@ -1,5 +1,7 @@
 //! How long it takes: `cargo nextest run --release -p fermata-shim --run-ignored all --no-capture timing`.
 
+#![expect(clippy::print_stderr, reason = "it measures for people")]
+
 use std::time::{Duration, Instant};
 
 use fermata_checkpoint::{Facts, Manifest, Verifier};
@@ -44,7 +46,7 @@ async fn measure(name: &str, guest: &str) {
             .unwrap();
         restores.push(sandbox.started_in);
     }
-    println!(
+    eprintln!(
         "{name}: {bytes} bytes; freeze to thaw {:?}, seal {:?}, verify {:?}, restore {:?}",
         median(captures),
         median(seals),

@@ -19,7 +19,6 @@ mod token;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fermata_checkpoint::Provision;
 use fermata_engine::{Engine, EngineConfig};
 use fermata_gateway::beam::{Addresses, Beam, BeamStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -70,8 +69,6 @@ async fn run(config: &Config, printer: Printer) -> Result<(), Failure> {
     let gateways = Gateways::bind(config.grpc.value, config.http.value)?;
     let endpoints = gateways.endpoints()?;
 
-    // Beside the rest: sandboxes and their files do not wait for it.
-    let checkpointing = Provision::start(directory, programs::find("fermata-shim")?);
     let engine = tokio::select! {
         engine = open_engine(config) => engine?,
         name = stop.next() => {
@@ -106,7 +103,6 @@ async fn run(config: &Config, printer: Printer) -> Result<(), Failure> {
         Some(ended) => gateways::outcome(ended),
         None => drain(&mut serving, &mut stop).await,
     };
-    checkpointing.stop();
     engine
         .shut_down(config.stop_sandboxes.value)
         .await

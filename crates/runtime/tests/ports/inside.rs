@@ -60,7 +60,7 @@ impl Inside {
         });
     }
 
-    /// TCP sockets inside that belong to a connection from or to this port (proc_net_tcp(5)).
+    /// TCP sockets inside that belong to a connection from or to this port (`proc_net_tcp(5)`).
     pub(crate) fn connections(&self, port: u16) -> Vec<String> {
         const LISTENING: &str = "0A";
         let port = format!(":{port:04X}");

@@ -10,8 +10,8 @@ use fermata_protocol::{CriuSpec, EngineSpec};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::conversation::{self, Outcome};
-use super::log;
 use super::rpc::{CgroupMode, NetworkLock, Options, Request, RequestType};
+use super::{log, unheld};
 use crate::{CheckpointError, Tree, faults};
 
 /// A sandbox stands still all the while; whoever waits for longer has been given up on.
@@ -29,6 +29,7 @@ pub(super) fn capture(
     into: &Path,
     at_instant: &mut dyn FnMut() -> std::io::Result<()>,
 ) -> Result<(), CheckpointError> {
+    unheld::refuse(tree.init_pid)?;
     let directory = File::open(into).map_err(CheckpointError::file("open", into))?;
     let request = Request {
         r#type: RequestType::Dump.into(),

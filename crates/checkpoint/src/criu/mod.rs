@@ -19,6 +19,7 @@ mod log;
 mod mirror;
 mod program;
 mod restore;
+mod unheld;
 
 /// CRIU's messages.
 #[allow(

@@ -103,6 +103,8 @@ impl Program {
     ) -> Result<Self, CheckpointError> {
         let mut program = match Self::find(directory) {
             Ok(program) => program,
+            // One that this kernel refuses would be made again just as it is.
+            Err(error) if prefix_is_recent(directory) => return Err(error),
             Err(CheckpointError::NoEngine { reason }) => {
                 make_prefix(directory, making).map_err(|error| CheckpointError::NoEngine {
                     reason: format!("{reason}; {}", fermata_protocol::error_chain(&error)),
@@ -141,10 +143,7 @@ impl Program {
 
     fn examine(command: Vec<String>) -> Result<Self, String> {
         let name = command.join(" ");
-        let output = run(&command, "--version").map_err(|error| format!("{name}: {error}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = parse_version(&text)
-            .ok_or_else(|| format!("{name} does not say its version: {}", words(&output)))?;
+        let version = ask_version(&command).map_err(|reason| format!("{name}{reason}"))?;
         if version < OLDEST {
             return Err(format!("{name} is {version}, older than {OLDEST}"));
         }
@@ -210,6 +209,19 @@ fn place_helpers(directory: &Path, launcher: &Path) -> Result<PathBuf, Checkpoin
             .map_err(CheckpointError::file("link", &link))?;
     }
     Ok(helpers)
+}
+
+/// What it says, or the end of a sentence that begins with its name.
+fn ask_version(command: &[String]) -> Result<Version, String> {
+    let output = run(command, "--version").map_err(|error| format!(": {error}"))?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| format!(" does not say its version: {}", words(&output)))
+}
+
+fn prefix_is_recent(directory: &Path) -> bool {
+    prefix_command(&directory.join(PREFIX))
+        .and_then(|command| ask_version(&command).ok())
+        .is_some_and(|version| version >= OLDEST)
 }
 
 fn run(command: &[String], argument: &str) -> std::io::Result<Output> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fermata_checkpoint::{
-    CheckpointError, Checkpointer, Facts, Incompatible, Machine, Manifest, Provision, Verifier,
+    CheckpointError, Checkpointer, Facts, Incompatible, Machine, Manifest, ManifestError,
+    Provision, Verifier,
 };
 
 use crate::live::Inner;
@@ -95,23 +96,23 @@ impl Inner {
         let verifier = self.checkpoints.verifier.clone();
         let (id, image) = (record.id.clone(), record.image.clone());
         blocking(move || {
-            let failed = |source| EngineError::Snapshot {
+            let refuse = |reason, retryable| EngineError::NotPlayable {
                 id: id.clone(),
-                source,
+                image: image.clone(),
+                reason,
+                retryable,
             };
-            let manifest = Manifest::read(&directory).map_err(failed)?;
-            let here = Machine::read().map_err(failed)?;
+            let damaged =
+                |error: ManifestError| refuse(fermata_runtime::error_chain(&error), false);
+            let manifest = Manifest::read(&directory).map_err(damaged)?;
+            let here = Machine::read().map_err(damaged)?;
             let reasons = manifest.compatible_with(&here, &checkpointer.engine());
-            if reasons.is_empty() {
-                return verifier.verify(&directory, &manifest).map_err(failed);
+            if !reasons.is_empty() {
+                let words = reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
+                let retryable = reasons.iter().all(Incompatible::is_retryable);
+                return Err(refuse(words.join("; "), retryable));
             }
-            let words = reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
-            Err(EngineError::NotPlayable {
-                retryable: reasons.iter().all(Incompatible::is_retryable),
-                reason: words.join("; "),
-                id: id.clone(),
-                image,
-            })
+            verifier.verify(&directory, &manifest).map_err(damaged)
         })
         .await
     }

@@ -295,6 +295,7 @@ fn make_prefix(directory: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), Che
     }
     let fresh = directory.join(format!(".criu-{}", std::process::id()));
     let result = extract(&fresh, making).and_then(|()| {
+        keep_programs(&fresh)?;
         // Read by other users' tools never, but the loader must be able to.
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))
             .map_err(CheckpointError::file("set mode of", &fresh))?;
@@ -306,6 +307,26 @@ fn make_prefix(directory: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), Che
         let _ = remove(&fresh);
     }
     result
+}
+
+/// Leaves what programs and their libraries are in: the rest of a root filesystem, device nodes not least, is of no use and a
+/// trap for whoever copies it.
+fn keep_programs(prefix: &Path) -> Result<(), CheckpointError> {
+    for entry in fs::read_dir(prefix).map_err(CheckpointError::file("list", prefix))? {
+        let entry = entry.map_err(CheckpointError::file("list", prefix))?;
+        let name = entry.file_name();
+        if name == "usr" || name.to_string_lossy().starts_with("lib") {
+            continue;
+        }
+        let path = entry.path();
+        let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(CheckpointError::file("remove", path))?;
+    }
+    Ok(())
 }
 
 fn extract(place: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), CheckpointError> {

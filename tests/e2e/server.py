@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -33,11 +32,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def copy(place: Path, *folders: Path) -> None:
+    """With device nodes and links as such, which `shutil` would read from."""
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "--archive", "--reflink=auto", *folders, place], check=True)
 
 
 class Server:
@@ -103,22 +101,30 @@ class Server:
         except FileNotFoundError:
             return False
 
-    def borrow_base_image(self, pool: Path, engines: Path) -> None:
-        """Takes over what makes the first start long: layers of another pool, which recipe they came from, and CRIU."""
-        for folder in ("layers", "recipes"):
-            if (pool / folder).exists():
-                shutil.copytree(pool / folder, self.pool / folder, copy_function=_link_or_copy)
-        criu = engines / "criu"
-        if criu.exists():
-            shutil.copytree(criu, self.engines / "criu", copy_function=_link_or_copy, symlinks=True)
+    def borrow_base_image(self, pool: Path) -> None:
+        """Takes over what makes the first start long: the layers of another pool, and which recipe they came from."""
+        folders = [pool / folder for folder in ("layers", "recipes") if (pool / folder).exists()]
+        if folders:
+            copy(self.pool, *folders)
+
+    def borrow_engine(self, engine: Path) -> None:
+        """Takes over a program for memory snapshots that another server has made: it would be made in the background."""
+        if engine.exists():
+            copy(self.engine.parent, engine)
 
     @property
     def pool(self) -> Path:
         return self.data_directory / "pool"
 
     @property
-    def engines(self) -> Path:
-        return self.data_directory / "engines"
+    def engine(self) -> Path:
+        """What memory snapshots are made with, unless the machine has it; there only when it is whole."""
+        return self.data_directory / "engines/criu"
+
+    @property
+    def memory(self) -> Path:
+        """One directory a memory snapshot."""
+        return self.data_directory / "memory"
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One call of the server's own HTTP interface; raises `urllib.error.HTTPError` for an error status."""

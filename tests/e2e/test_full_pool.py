@@ -25,7 +25,7 @@ def small(server):
     small = Server(
         directory, environment={"FERMATA_POOL_SIZE": f"{POOL_MIB}MiB", "FERMATA_MEMORY_CAP": f"{MEMORY_MIB}MiB"}
     )
-    small.borrow_base_image(server.pool, server.engines)
+    small.borrow_base_image(server.pool)
     small.start()
     with pointed_at(small):
         yield small

@@ -1,0 +1,105 @@
+"""Programs that check themselves, held at a random moment and played on twice beside the original: all must be right."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from beta9.abstractions.sandbox import SandboxInstance, SandboxProcess
+from commands import sh
+
+GUESTS = Path(__file__).parent / "guests"
+
+# How often a busy guest is held, or killed and played on; the issue wants hundreds.
+CYCLES = int(os.environ.get("FERMATA_TEST_CYCLES", "15"))
+
+
+def start(sandbox: SandboxInstance, guest: str, *arguments: str) -> SandboxProcess:
+    """Returns once the guest may be held."""
+    for name in ("guest.py", f"{guest}.py"):
+        sandbox.fs.write_bytes(f"/guests/{name}", (GUESTS / name).read_bytes())
+    process = sandbox.process.exec("python3", f"/guests/{guest}.py", *arguments, cwd="/")
+    sandbox.fs.wait_for("/tmp/ready", timeout=60)
+    return process
+
+
+def finish(sandbox: SandboxInstance, pid: int) -> None:
+    """Lets the guest come to its end, which must be a good one."""
+    sandbox.fs.write_text("/tmp/finish", "")
+    # A process that was started before the snapshot is found by its pid.
+    process = sandbox.process.get_process(pid)
+    code = process.wait(120)
+    assert (code, process.stdout.read()) == (0, "right\n"), process.stderr.read()
+
+
+def some_time() -> None:
+    """A random moment is the point: nothing that happens in the guest is awaited."""
+    time.sleep(random.uniform(0, 0.3))
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [
+        ("counter",),
+        ("appender",),
+        ("threads",),
+        ("many_threads", "1000"),
+        ("asyncio_sockets",),
+        ("processes",),
+        ("pipelines",),
+        ("sqlite_writer", "wal"),
+        ("sqlite_writer", "delete"),
+        ("shared_memory",),
+        ("signals",),
+        ("sockets",),
+        ("files", "500"),
+        ("terminal",),
+        ("memory_hog", "200"),
+        ("clocks",),
+    ],
+    ids=" ".join,
+)
+def test_played_on_twice_beside_the_original(new_sandbox, hold, play_on, guest):
+    original = new_sandbox()
+    process = start(original, *guest)
+    some_time()
+    snapshot = hold(original)
+    beside = [play_on(snapshot), play_on(snapshot)]
+    some_time()
+    for sandbox in (original, *beside):
+        finish(sandbox, process.pid)
+
+
+@pytest.mark.parametrize("guest", [("counter",), ("sqlite_writer", "wal")], ids=" ".join)
+def test_held_again_and_again(new_sandbox, hold, play_on, server, guest):
+    """Of many snapshots of a busy writer, each is of one instant."""
+    original = new_sandbox()
+    process = start(original, *guest)
+    for _ in range(CYCLES):
+        some_time()
+        snapshot = hold(original)
+        held = play_on(snapshot)
+        finish(held, process.pid)
+        held.terminate()
+        server.api("DELETE", f"/snapshots/{snapshot}")
+    finish(original, process.pid)
+
+
+def test_held_killed_and_played_on(new_sandbox, hold, play_on, server):
+    """A journal goes through many lives, each from a snapshot of the one before; not one line is lost."""
+    sandbox = new_sandbox()
+    process = start(sandbox, "appender")
+    written = 0
+    for _ in range(CYCLES):
+        some_time()
+        before = written
+        written = int(sh(sandbox, "wc -c </journal"))
+        assert written > before
+        snapshot = hold(sandbox)
+        at_least = written
+        sandbox.terminate()
+        sandbox = play_on(snapshot)
+        written = int(sh(sandbox, "wc -c </journal"))
+        assert written >= at_least
+    finish(sandbox, process.pid)

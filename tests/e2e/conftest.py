@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ os.environ["BETA9_DISABLE_IMAGE_BUILD_CACHE"] = "1"
 from beam import Sandbox
 from beta9.abstractions.sandbox import SandboxInstance
 from leftovers import leftovers
-from server import BINARY, Server, copy, pointed_at
+from server import BEAM, BINARY, Server, copy, pointed_at
 
 # The base image is kept between runs, because it takes half a minute to make; all else is made anew. A base image that
 # was made by another recipe does no harm: the server looks for its own.
@@ -105,6 +108,27 @@ def new_sandbox(made: list[SandboxInstance]) -> Callable[..., SandboxInstance]:
 @pytest.fixture
 def sandbox(new_sandbox: Callable[..., SandboxInstance]) -> SandboxInstance:
     return new_sandbox()
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def fermata(server: Server) -> Command:
+    """Our own command line."""
+    return partial(command, BINARY, env=server.command_environment())
+
+
+@pytest.fixture
+def beam(server: Server, tmp_path: Path) -> Command:
+    """Beam's command line, run by somebody who has no settings of it."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **server.client_environment()}
+    return partial(command, BEAM, env=environment, cwd=tmp_path)
+
+
+def command(*argv: str | Path, stdin: str | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    streams = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, **streams, **options)
 
 
 @pytest.fixture

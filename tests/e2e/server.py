@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from waiting import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_BINARY = REPOSITORY / "target/x86_64-unknown-linux-gnu/debug/fermata"
+# The official client's command line.
+BEAM = Path(sys.executable).parent / "beam"
 BINARY = Path(os.environ.get("FERMATA_BIN", DEFAULT_BINARY))
 
 # The client's command line accepts nothing shorter than 64 characters.
@@ -73,6 +76,10 @@ class Server:
             "NO_PROXY": "127.0.0.1",
         }
 
+    def command_environment(self) -> dict[str, str]:
+        """For our own command line. A token that was given to the server by hand is given to its clients by hand."""
+        return {**os.environ, "FERMATA_DATA_DIR": str(self.data_directory), "FERMATA_TOKEN": TOKEN}
+
     def start(self, *options: str, timeout: float = FIRST_START_SECONDS) -> None:
         assert self._process is None, "the server is running already"
         with self.log.open("ab") as log:
@@ -108,7 +115,7 @@ class Server:
             copy(self.pool, *folders)
 
     def borrow_engine(self, engine: Path) -> None:
-        """Takes over a program for memory snapshots that another server has made: it would be made in the background."""
+        """Takes over the program for memory snapshots that another server has made, so that none has to wait."""
         if engine.exists():
             copy(self.engine.parent, engine)
 
@@ -131,7 +138,7 @@ class Server:
         request = urllib.request.Request(
             f"{self.url}/v1{path}",
             method=method,
-            data=None if body is None else json.dumps(body).encode(),
+            data=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=120) as answer:

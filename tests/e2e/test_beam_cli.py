@@ -1,30 +1,12 @@
 """Beam's own command line."""
 
 import json
+import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-BEAM = Path(sys.executable).parent / "beam"
-
-
-@pytest.fixture
-def beam(server, tmp_path):
-    def call(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [BEAM, *arguments],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **server.client_environment()},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=tmp_path,
-        )
-
-    return call
+from commands import run
+from server import BEAM
 
 
 def test_doctor_and_whoami(beam):
@@ -92,10 +74,18 @@ def test_attach_ends_with_the_sandbox(server, sandbox, tmp_path):
         attached.communicate()
 
 
-def test_checkpoint_is_refused(beam, sandbox):
+def test_checkpoint(beam, sandbox, snapshots, play_on):
+    process = sandbox.process.exec("sleep", "1000")
     answer = beam("container", "checkpoint", sandbox.container_id)
-    assert answer.returncode == 1
-    assert "not supported" in answer.stdout + answer.stderr
+    assert answer.returncode == 0, answer
+    found = re.search(r"\bms-[0-9a-f]+", answer.stdout)
+    assert found, answer
+    snapshots.append(found[0])
+    assert play_on(found[0]).process.get_process(process.pid).status()[0] == -1
+    assert run(sandbox, "echo", "runs on").stdout == "runs on\n"
+    unknown = beam("container", "checkpoint", "sandbox-00000000-0000-4000-8000-000000000000-abcdefgh")
+    assert unknown.returncode == 1
+    assert "not found" in unknown.stdout + unknown.stderr
 
 
 def test_image_get(beam, sandbox):

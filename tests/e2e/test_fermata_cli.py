@@ -7,32 +7,10 @@ import select
 import subprocess
 import sys
 
-import pytest
 from beam import Sandbox
 from commands import run, written_bytes
-from server import BINARY, TOKEN
+from server import BINARY
 from waiting import eventually
-
-
-@pytest.fixture
-def fermata(server):
-    def call(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [BINARY, *arguments],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            env=environment(server),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    return call
-
-
-def environment(server) -> dict[str, str]:
-    """A token that was given to the server by hand is given to its clients by hand."""
-    return {**os.environ, "FERMATA_DATA_DIR": str(server.data_directory), "FERMATA_TOKEN": TOKEN}
 
 
 def test_run_passes_output_and_exit_code_through(fermata):
@@ -48,7 +26,7 @@ def test_run_reads_stdin_when_asked(fermata):
 def test_a_flood_waits_until_it_is_read(server, sandbox):
     last = 8_000_000
     command = [BINARY, "exec", sandbox.sandbox_id(), "--", "seq", "1", str(last)]
-    with subprocess.Popen(command, env=environment(server), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=server.command_environment(), stdout=subprocess.PIPE, text=True) as process:
         pid = eventually(
             lambda: next((pid for pid, p in sandbox.process.list_processes().items() if p.args[0] == "seq"), None),
             "the command runs",
@@ -74,7 +52,7 @@ def test_a_terminal(server):
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=environment(server),
+        env=server.command_environment(),
         start_new_session=True,
     )
     os.close(theirs)
@@ -155,7 +133,7 @@ def test_env_points_the_client_here(server, fermata):
     )
     answer = subprocess.run(
         ["sh", "-c", script, sys.executable, program],
-        env={**environment(server), "HOME": "/nonexistent"},
+        env={**server.command_environment(), "HOME": "/nonexistent"},
         capture_output=True,
         text=True,
         timeout=60,

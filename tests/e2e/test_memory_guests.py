@@ -1,4 +1,4 @@
-"""Programs that check themselves, held at a random moment and played on twice beside the original: all must be right."""
+"""Programs that check themselves, held at a random moment and played on twice beside the original: all are right."""
 
 import os
 import random

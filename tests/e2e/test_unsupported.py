@@ -4,7 +4,6 @@ import re
 
 import pytest
 from beam import CloudBucket, CloudBucketConfig, DurableDisk, Image, Sandbox, Volume
-from beta9.exceptions import SandboxConnectionError, SandboxProcessError
 
 
 @pytest.mark.parametrize(
@@ -71,11 +70,3 @@ def refusal(call, capfd) -> str:
         instance.terminate()
         pytest.fail("it was not refused")
     return "".join(capfd.readouterr())
-
-
-def test_memory_snapshots(sandbox):
-    with pytest.raises(SandboxProcessError, match="(?i)memory snapshot.*not supported"):
-        sandbox.snapshot_memory()
-    with pytest.raises(SandboxConnectionError, match="(?i)memory snapshot"):
-        Sandbox().create_from_memory_snapshot("checkpoint")
-    assert sandbox.process.exec("true").wait() == 0

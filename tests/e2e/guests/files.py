@@ -1,3 +1,5 @@
+# Files that stay open are the point.
+# ruff: noqa: SIM115
 """Hundreds of open files with positions and flags; deleted, renamed and locked ones; an open directory."""
 
 import contextlib

@@ -10,10 +10,8 @@ def long_pipeline() -> None:
     """Nobody reads faster than we do, so all pipes in it are full when it is held."""
     script = "seq 1 100000000 | sed 's/$/;/' | tr ';' ' ' | cat"
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as shell:
-        number = 0
         assert shell.stdout
-        for line in shell.stdout:
-            number += 1
+        for number, line in enumerate(shell.stdout, 1):
             check(line == b"%d \n" % number, "line", number, "is", line)
             if number % 1000 == 0 and not goes_on():
                 break

@@ -1,3 +1,5 @@
+# Files that stay open are the point.
+# ruff: noqa: SIM115
 """Memory that processes share: anonymous, of a file, in /dev/shm, and of a deleted file. Both sides see each write."""
 
 import ctypes

@@ -35,7 +35,8 @@ def server() -> Iterator[Server]:
     server.borrow_base_image(CACHE)
     server.borrow_engine(ENGINE_CACHE)
     server.start()
-    keep(CACHE, server.pool / "layers", server.pool / "recipes")
+    if base_image(CACHE) != base_image(server.pool):
+        keep(CACHE, server.pool / "layers", server.pool / "recipes")
     with pointed_at(server):
         yield server
     # Made in the background, and only where the machine has none of its own.
@@ -49,10 +50,15 @@ def server() -> Iterator[Server]:
 def keep(place: Path, *folders: Path) -> None:
     """Whole or not at all: another run may be reading it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".fermata-test-", dir=place.parent))
-    copy(fresh, *folders)
-    shutil.rmtree(place, ignore_errors=True)
-    fresh.rename(place)
+    with tempfile.TemporaryDirectory(prefix=".fermata-test-", dir=place.parent) as fresh:
+        copy(Path(fresh, "new"), *folders)
+        shutil.rmtree(place, ignore_errors=True)
+        Path(fresh, "new").rename(place)
+
+
+def base_image(pool: Path) -> set[str]:
+    """Names of the recipes of base images; those of other layers have no environment."""
+    return {recipe.name for recipe in pool.glob("recipes/*.json") if "environment" in recipe.read_text()}
 
 
 @pytest.fixture(autouse=True)

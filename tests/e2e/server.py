@@ -126,7 +126,7 @@ class Server:
     @property
     def engine(self) -> Path:
         """What memory snapshots are made with, unless the machine has it; there only when it is whole."""
-        return self.data_directory / "checkpoint" / "criu"
+        return self.data_directory / "engines/criu"
 
     @property
     def memory(self) -> Path:

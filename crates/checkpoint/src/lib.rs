@@ -12,6 +12,7 @@ pub mod criu;
 mod error;
 pub mod faults;
 mod manifest;
+mod provision;
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::{CheckpointError, CheckpointErrorKind, Process};
 pub use manifest::{Facts, Incompatible, Machine, Manifest, ManifestError, Part, Verifier};
+pub use provision::Provision;
 
 /// What captures and restores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,78 +1,67 @@
 //! What the engine keeps of checkpoint engines and sealed snapshots: which engine there is, and which snapshots are whole.
-//!
-//! ```text
-//! start ─► found, or made in the background ─► ready | unavailable (why)
-//!            └ captures and restores wait meanwhile
-//! ```
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fermata_checkpoint::criu::{Criu, Program};
-use fermata_checkpoint::{Checkpointer, Facts, Incompatible, Machine, Manifest, Verifier};
-use tokio::sync::watch;
-use tracing::{info, warn};
+use fermata_checkpoint::{
+    CheckpointError, Checkpointer, Facts, Incompatible, Machine, Manifest, ManifestError,
+    Provision, Verifier,
+};
 
 use crate::live::Inner;
 use crate::model::RestoredFrom;
 use crate::records::MemoryRecord;
 use crate::{EngineConfig, EngineError, Result};
 
-type Found = Result<Arc<dyn Checkpointer>, String>;
+/// How long a snapshot waits for the checkpoint engine, which is made at the first start of a server.
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The engine that captures, once it is known, and what has been checked.
+/// The engine that captures, which may be on its way, and what has been checked.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
-    found: watch::Receiver<Option<Found>>,
+    provision: Provision,
     verifier: Arc<Verifier>,
 }
 
 impl Checkpoints {
-    /// Looks for an engine in the background, which may take seconds at the first start of a server: nothing but memory
-    /// snapshots has to wait for it.
+    /// Begins to get an engine ready.
     pub(crate) fn prepare(config: &EngineConfig) -> Self {
-        let (sender, found) = watch::channel(None);
-        let directory = config.checkpoint_directory.clone();
-        let launcher = config.shim_program.clone();
-        // A thread of its own: a server that ends meanwhile does not wait for it, and what it leaves is cleared by the next try.
-        let search = move || {
-            let program = Program::prepare(&directory, &launcher);
-            sender.send_replace(Some(match program {
-                Ok(program) => {
-                    info!(version = %program.version(), "memory snapshots are made with CRIU");
-                    let criu: Arc<dyn Checkpointer> = Arc::new(Criu::new(program, launcher));
-                    Ok(criu)
-                }
-                Err(error) => {
-                    let reason = fermata_runtime::error_chain(&error);
-                    warn!(reason, "no memory snapshots");
-                    Err(reason)
-                }
-            }));
-        };
-        let thread = std::thread::Builder::new().name("checkpoint".to_owned());
-        if let Err(error) = thread.spawn(search) {
-            warn!(%error, "no memory snapshots: cannot start a thread");
-        }
         Self {
-            found,
+            provision: Provision::start(&config.data_directory, config.shim_program.clone()),
             verifier: Arc::default(),
         }
+    }
+
+    /// Gives up what is still on its way.
+    pub(crate) fn close(&self) {
+        self.provision.stop();
+    }
+}
+
+impl Drop for Checkpoints {
+    /// Also for a server that did not come to run.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
 impl Inner {
-    /// What captures; waits until it is known.
+    /// What captures; waits until it is there.
     pub(crate) async fn checkpointer(&self) -> Result<Arc<dyn Checkpointer>> {
-        let mut found = self.checkpoints.found.clone();
-        let found = found
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|found| found.clone());
-        found
-            .unwrap_or_else(|| Err("its search was broken off".to_owned()))
-            .map_err(|reason| EngineError::NoCheckpointer { reason })
+        let provision = self.checkpoints.provision.clone();
+        if let Ok(checkpointer) = provision.get(Duration::ZERO) {
+            return Ok(checkpointer);
+        }
+        blocking(move || {
+            provision.get(PATIENCE).map_err(|error| match error {
+                CheckpointError::NoEngine { reason } => EngineError::NoCheckpointer { reason },
+                other => EngineError::NoCheckpointer {
+                    reason: fermata_runtime::error_chain(&other),
+                },
+            })
+        })
+        .await
     }
 
     /// Makes a captured directory a snapshot that survives a power cut.
@@ -107,23 +96,23 @@ impl Inner {
         let verifier = self.checkpoints.verifier.clone();
         let (id, image) = (record.id.clone(), record.image.clone());
         blocking(move || {
-            let failed = |source| EngineError::Snapshot {
+            let refuse = |reason, retryable| EngineError::NotPlayable {
                 id: id.clone(),
-                source,
+                image: image.clone(),
+                reason,
+                retryable,
             };
-            let manifest = Manifest::read(&directory).map_err(failed)?;
-            let here = Machine::read().map_err(failed)?;
+            let damaged =
+                |error: ManifestError| refuse(fermata_runtime::error_chain(&error), false);
+            let manifest = Manifest::read(&directory).map_err(damaged)?;
+            let here = Machine::read().map_err(damaged)?;
             let reasons = manifest.compatible_with(&here, &checkpointer.engine());
-            if reasons.is_empty() {
-                return verifier.verify(&directory, &manifest).map_err(failed);
+            if !reasons.is_empty() {
+                let words = reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
+                let retryable = reasons.iter().all(Incompatible::is_retryable);
+                return Err(refuse(words.join("; "), retryable));
             }
-            let words = reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
-            Err(EngineError::NotPlayable {
-                retryable: reasons.iter().all(Incompatible::is_retryable),
-                reason: words.join("; "),
-                id: id.clone(),
-                image,
-            })
+            verifier.verify(&directory, &manifest).map_err(damaged)
         })
         .await
     }

@@ -31,8 +31,6 @@ pub struct EngineConfig {
     pub extra_certificates: Vec<PathBuf>,
     /// Ready-made network namespaces to keep in stock.
     pub ready_networks: usize,
-    /// Where the checkpoint engine is, or is to be put when the machine has none.
-    pub checkpoint_directory: PathBuf,
     /// How long a sandbox may take to stand still for a snapshot.
     pub freeze_limit: Duration,
     /// How exposed ports of sandboxes are reached.
@@ -68,7 +66,6 @@ impl EngineConfig {
     #[must_use]
     pub fn new(data_directory: PathBuf, shim_program: PathBuf, agent_program: PathBuf) -> Self {
         Self {
-            checkpoint_directory: data_directory.join("checkpoint"),
             data_directory,
             shim_program,
             agent_program,

@@ -118,8 +118,8 @@ pub enum EngineError {
         /// Whether it may work later on this machine.
         retryable: bool,
     },
-    /// The memory snapshot could not be written, or is not what was written.
-    #[error("memory snapshot {id} is not usable")]
+    /// The memory snapshot could not be written.
+    #[error("cannot write memory snapshot {id}")]
     Snapshot {
         /// Which.
         id: SnapshotId,

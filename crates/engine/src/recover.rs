@@ -50,6 +50,8 @@ impl Engine {
         let data = config.data_directory.clone();
         make_directory(&data.join("run/sandboxes"))?;
         make_directory(&data.join("memory"))?;
+        // Beside the rest: sandboxes and their files do not wait for it.
+        let checkpoints = Checkpoints::prepare(&config);
         let records = Records::open(&data.join("fermata.sqlite")).await?;
         let sandboxes = records.sandboxes().await?;
         let images = records.images().await?;
@@ -74,7 +76,7 @@ impl Engine {
         let host_ports = HostPorts::new(config.ports.address, config.ports.range.clone());
         let base_image = base.id.clone();
         let inner = Arc::new(Inner {
-            checkpoints: Checkpoints::prepare(&config),
+            checkpoints,
             config,
             records,
             storage,
@@ -106,6 +108,7 @@ impl Engine {
     pub async fn shut_down(&self, stop_sandboxes: bool) -> Result<()> {
         let inner = &self.inner;
         inner.closing.send_replace(true);
+        inner.checkpoints.close();
         inner.tasks.close();
         inner.tasks.wait().await;
         let live = lock(&inner.live).values().cloned().collect::<Vec<_>>();

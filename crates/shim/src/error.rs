@@ -10,7 +10,7 @@ use fermata_checkpoint::criu::LaunchError;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShimError {
     #[error(
-        "usage: fermata-shim RUN_DIRECTORY | fermata-shim engine SPEC | fermata-shim learn-kernel SPEC"
+        "usage: fermata-shim RUN_DIRECTORY | fermata-shim engine SPEC NETWORK | fermata-shim learn-kernel SPEC"
     )]
     Usage,
     #[error("cannot {action} {path}")]

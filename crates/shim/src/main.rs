@@ -16,6 +16,7 @@
 //! Single-threaded, because a clone without `execve` of a multi-threaded program is undefined behaviour, and small, because there
 //! is one a sandbox. It outlives the daemon that started it.
 
+mod archive;
 mod cgroup;
 mod child;
 mod control;
@@ -46,10 +47,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), ShimError> {
-    let arguments = std::env::args_os().skip(1).collect::<Vec<_>>();
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let arguments = arguments.collect::<Vec<_>>();
     match arguments.as_slice() {
+        arguments if name == "tar" => archive::run(arguments),
         [directory] => keep(directory.into()),
-        [word, spec] if word == "engine" => engine::serve(spec),
+        [word, spec, network] if word == "engine" => engine::serve(spec, network),
         [word, spec] if word == "learn-kernel" => engine::learn_kernel(spec),
         _ => Err(ShimError::Usage),
     }

@@ -30,8 +30,9 @@ pub(crate) fn enter(spec: &ShimSpec) -> Result<(), ShimError> {
     pivot_into(&spec.root)?;
     mount_kernel_filesystems(spec)?;
     make_devices()?;
+    let mut empty = None;
     for path in &spec.security.masked_paths {
-        mask(path)?;
+        mask(path, &mut empty)?;
     }
     for path in &spec.security.read_only_paths {
         make_read_only(path)?;
@@ -171,17 +172,20 @@ fn make_devices() -> Result<(), ShimError> {
     Ok(())
 }
 
-/// Hides a path: a file behind `/dev/null`, a directory behind an empty read-only file system. Absent paths need no hiding.
-fn mask(path: &Path) -> Result<(), ShimError> {
-    let covered = match mount_bind("/dev/null", path) {
-        Err(Errno::NOTDIR) => mount(
+/// Hides a path: a file behind `/dev/null`, a directory behind an empty read-only file system, which all of them share because each
+/// one takes time when the sandbox is captured and restored. Absent paths need no hiding.
+fn mask<'a>(path: &'a Path, empty: &mut Option<&'a Path>) -> Result<(), ShimError> {
+    let covered = match (mount_bind("/dev/null", path), *empty) {
+        (Err(Errno::NOTDIR), Some(empty)) => mount_bind(empty, path),
+        (Err(Errno::NOTDIR), None) => mount(
             "tmpfs",
             path,
             "tmpfs",
             MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
             c"size=0k,nr_inodes=1",
-        ),
-        other => other,
+        )
+        .map(|()| *empty = Some(path)),
+        (other, _) => other,
     };
     match covered {
         Ok(()) | Err(Errno::NOENT) => Ok(()),

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::conversation::{self, Outcome};
 use super::rpc::{CgroupMode, NetworkLock, Options, Request, RequestType};
-use super::{NETWORK_KEY, log};
+use super::{log, unheld};
 use crate::{CheckpointError, Tree, faults};
 
 /// A sandbox stands still all the while; whoever waits for longer has been given up on.
@@ -30,10 +29,11 @@ pub(super) fn capture(
     into: &Path,
     at_instant: &mut dyn FnMut() -> std::io::Result<()>,
 ) -> Result<(), CheckpointError> {
+    unheld::refuse(tree.init_pid)?;
     let directory = File::open(into).map_err(CheckpointError::file("open", into))?;
     let request = Request {
         r#type: RequestType::Dump.into(),
-        opts: Some(options(tree, &directory)?),
+        opts: Some(options(tree, &directory)),
         notify_success: None,
     };
     let (conversation, its_end) = conversation::pair()?;
@@ -92,10 +92,8 @@ pub(super) fn capture(
     }
 }
 
-fn options(tree: &Tree<'_>, directory: &File) -> Result<Options, CheckpointError> {
-    let network = format!("/proc/{}/ns/net", tree.init_pid);
-    let network = std::fs::metadata(&network).map_err(CheckpointError::file("look at", network))?;
-    Ok(Options {
+fn options(tree: &Tree<'_>, directory: &File) -> Options {
+    Options {
         images_dir_fd: directory.as_raw_fd(),
         work_dir_fd: Some(directory.as_raw_fd()),
         log_file: Some(LOG.to_owned()),
@@ -105,7 +103,6 @@ fn options(tree: &Tree<'_>, directory: &File) -> Result<Options, CheckpointError
         leave_running: Some(true),
         freeze_cgroup: Some(tree.cgroup.to_string_lossy().into_owned()),
         manage_cgroups_mode: Some(CgroupMode::Ignore.into()),
-        external: vec![format!("net[{}]:{NETWORK_KEY}", network.ino())],
         network_lock: Some(NetworkLock::Skip.into()),
         tcp_established: Some(true),
         // Connections that nobody has accepted yet; their other end learns of it at a restore.
@@ -117,7 +114,7 @@ fn options(tree: &Tree<'_>, directory: &File) -> Result<Options, CheckpointError
         // Deleted names of files that live on under others. CRIU removes its helper names again before the tree goes on.
         link_remap: Some(true),
         ..Options::default()
-    })
+    }
 }
 
 /// Through the launcher, because only a program of our own can set things up between the start of a process and CRIU.
@@ -138,6 +135,7 @@ fn launch(
     Command::new(launcher)
         .arg("engine")
         .arg(text)
+        .arg(format!("/proc/{}/ns/net", tree.init_pid))
         .env_clear()
         // Standard streams, because these are inherited without a moment in which other children could inherit them too.
         .stdin(Stdio::from(socket))

@@ -2,18 +2,20 @@
 //!
 //! ```text
 //!  criu on PATH, ≥ 4.2, `criu check` ─► used as it is
-//!  else DIRECTORY/criu ◄─ rename ─ DIRECTORY/.criu-new ◄─ mmdebstrap (extracted packages, run through their own loader)
+//!  else DIRECTORY/criu ◄─ rename ─ DIRECTORY/.criu-PID ◄─ mmdebstrap (extracted packages, run through their own loader)
 //! ```
 //!
 //! Debian 12 and 13 have older ones, which fail on current kernels: 3.17 cannot parse the vDSO, 4.1.1 fails on TCP sockets.
 
 use std::fmt;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use fermata_protocol::{CriuSpec, EngineSpec};
+use rustix::process::Pid;
 
 use super::mirror;
 use crate::CheckpointError;
@@ -47,6 +49,8 @@ pub struct Program {
     command: Vec<String>,
     version: Version,
     kernel_facts: Option<PathBuf>,
+    /// Programs of ours that CRIU is to find before those of the machine.
+    helpers: Option<PathBuf>,
 }
 
 impl Program {
@@ -88,16 +92,28 @@ impl Program {
     /// # Errors
     /// [`CheckpointError::NoEngine`], [`CheckpointError::File`]; nothing half-made is ever found by a later call.
     pub fn prepare(directory: &Path, launcher: &Path) -> Result<Self, CheckpointError> {
+        Self::prepare_watched(directory, launcher, &|_| {})
+    }
+
+    /// As above; `making` is told the process group that a prefix is made by, and `None` when it has ended.
+    pub(crate) fn prepare_watched(
+        directory: &Path,
+        launcher: &Path,
+        making: &dyn Fn(Option<Pid>),
+    ) -> Result<Self, CheckpointError> {
         let mut program = match Self::find(directory) {
             Ok(program) => program,
+            // One that this kernel refuses would be made again just as it is.
+            Err(error) if prefix_is_recent(directory) => return Err(error),
             Err(CheckpointError::NoEngine { reason }) => {
-                make_prefix(directory).map_err(|error| CheckpointError::NoEngine {
+                make_prefix(directory, making).map_err(|error| CheckpointError::NoEngine {
                     reason: format!("{reason}; {}", fermata_protocol::error_chain(&error)),
                 })?;
                 Self::find(directory)?
             }
             Err(error) => return Err(error),
         };
+        program.helpers = Some(place_helpers(directory, launcher)?);
         program.kernel_facts = program.learn_kernel(directory, launcher);
         Ok(program)
     }
@@ -117,17 +133,17 @@ impl Program {
     pub(super) fn spec(&self) -> CriuSpec {
         CriuSpec {
             command: self.command.clone(),
-            search_path: SEARCH_PATH.to_owned(),
+            search_path: match &self.helpers {
+                Some(helpers) => format!("{}:{SEARCH_PATH}", helpers.display()),
+                None => SEARCH_PATH.to_owned(),
+            },
             kernel_facts: self.kernel_facts.clone(),
         }
     }
 
     fn examine(command: Vec<String>) -> Result<Self, String> {
         let name = command.join(" ");
-        let output = run(&command, "--version").map_err(|error| format!("{name}: {error}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = parse_version(&text)
-            .ok_or_else(|| format!("{name} does not say its version: {}", words(&output)))?;
+        let version = ask_version(&command).map_err(|reason| format!("{name}{reason}"))?;
         if version < OLDEST {
             return Err(format!("{name} is {version}, older than {OLDEST}"));
         }
@@ -139,6 +155,7 @@ impl Program {
             command,
             version,
             kernel_facts: None,
+            helpers: None,
         })
     }
 
@@ -177,6 +194,34 @@ impl Program {
         fs::rename(&fresh, &path).ok()?;
         Some(path)
     }
+}
+
+/// The launcher stands in for tar(1).
+fn place_helpers(directory: &Path, launcher: &Path) -> Result<PathBuf, CheckpointError> {
+    let helpers = directory.join("bin");
+    fs::create_dir_all(&helpers).map_err(CheckpointError::file("make", &helpers))?;
+    let link = helpers.join("tar");
+    if !fs::read_link(&link).is_ok_and(|target| target == launcher) {
+        // Aside and renamed: another sandbox may be on its way.
+        let fresh = helpers.join(format!(".tar-{}", std::process::id()));
+        symlink(launcher, &fresh)
+            .and_then(|()| fs::rename(&fresh, &link))
+            .map_err(CheckpointError::file("link", &link))?;
+    }
+    Ok(helpers)
+}
+
+/// What it says, or the end of a sentence that begins with its name.
+fn ask_version(command: &[String]) -> Result<Version, String> {
+    let output = run(command, "--version").map_err(|error| format!(": {error}"))?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| format!(" does not say its version: {}", words(&output)))
+}
+
+fn prefix_is_recent(directory: &Path) -> bool {
+    prefix_command(&directory.join(PREFIX))
+        .and_then(|command| ask_version(&command).ok())
+        .is_some_and(|version| version >= OLDEST)
 }
 
 fn run(command: &[String], argument: &str) -> std::io::Result<Output> {
@@ -239,12 +284,18 @@ fn prefix_command(prefix: &Path) -> Option<Vec<String>> {
 }
 
 /// Made aside and put into its place by one rename, so that a half-made one is never found.
-fn make_prefix(directory: &Path) -> Result<(), CheckpointError> {
+fn make_prefix(directory: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), CheckpointError> {
     fs::create_dir_all(directory).map_err(CheckpointError::file("make", directory))?;
-    // One server has the directory locked; what an earlier one left half-made is in the way of nobody.
-    let fresh = directory.join(".criu-new");
-    remove(&fresh)?;
-    let result = extract(&fresh).and_then(|()| {
+    // What an earlier server left half-made, or a dead one's child is still making: it fails then, and is in nobody's way.
+    for entry in fs::read_dir(directory).map_err(CheckpointError::file("list", directory))? {
+        let entry = entry.map_err(CheckpointError::file("list", directory))?;
+        if entry.file_name().to_string_lossy().starts_with(".criu-") {
+            remove(&entry.path())?;
+        }
+    }
+    let fresh = directory.join(format!(".criu-{}", std::process::id()));
+    let result = extract(&fresh, making).and_then(|()| {
+        keep_programs(&fresh)?;
         // Read by other users' tools never, but the loader must be able to.
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))
             .map_err(CheckpointError::file("set mode of", &fresh))?;
@@ -258,7 +309,27 @@ fn make_prefix(directory: &Path) -> Result<(), CheckpointError> {
     result
 }
 
-fn extract(place: &Path) -> Result<(), CheckpointError> {
+/// Leaves what programs and their libraries are in: the rest of a root filesystem, device nodes not least, is of no use and a
+/// trap for whoever copies it.
+fn keep_programs(prefix: &Path) -> Result<(), CheckpointError> {
+    for entry in fs::read_dir(prefix).map_err(CheckpointError::file("list", prefix))? {
+        let entry = entry.map_err(CheckpointError::file("list", prefix))?;
+        let name = entry.file_name();
+        if name == "usr" || name.to_string_lossy().starts_with("lib") {
+            continue;
+        }
+        let path = entry.path();
+        let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.map_err(CheckpointError::file("remove", path))?;
+    }
+    Ok(())
+}
+
+fn extract(place: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), CheckpointError> {
     let program = "mmdebstrap";
     let mut command = Command::new(program);
     command.args([
@@ -276,10 +347,18 @@ fn extract(place: &Path) -> Result<(), CheckpointError> {
     if let Some(mirror) = mirror::of_host(Path::new("/etc/apt")) {
         command.arg(mirror);
     }
-    let output = command
+    let child = command
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // Its children too can be ended then.
+        .process_group(0)
+        .spawn()
         .map_err(CheckpointError::file("run", program))?;
+    making(i32::try_from(child.id()).ok().and_then(Pid::from_raw));
+    let output = child.wait_with_output();
+    making(None);
+    let output = output.map_err(CheckpointError::file("run", program))?;
     if output.status.success() {
         return Ok(());
     }
@@ -326,6 +405,21 @@ mod tests {
         );
         let reason = Program::examine(vec!["/no/such/criu".to_owned()]).unwrap_err();
         assert!(reason.starts_with("/no/such/criu: "), "{reason}");
+    }
+
+    #[test]
+    #[ignore = "downloads Debian packages"]
+    fn one_is_made_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join(".criu-1")).unwrap();
+        make_prefix(directory.path(), &|_| {}).unwrap();
+        let names = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>();
+        assert_eq!(names, [PREFIX]);
+        let command = prefix_command(&directory.path().join(PREFIX)).unwrap();
+        assert!(Program::examine(command).unwrap().version() >= OLDEST);
     }
 
     #[test]

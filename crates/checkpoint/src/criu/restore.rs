@@ -9,8 +9,8 @@ use fermata_protocol::CriuSpec;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use super::conversation::{self, Conversation, Outcome};
-use super::rpc::{CgroupMode, InheritDescriptor, NetworkLock, Options, Request, RequestType};
-use super::{NETWORK_KEY, SOCKET_DESCRIPTOR, log};
+use super::log;
+use super::rpc::{CgroupMode, NetworkLock, Options, Request, RequestType};
 use crate::{CheckpointError, faults};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -25,8 +25,6 @@ pub struct Stage<'a> {
     pub images: &'a Path,
     /// Where, in the mount namespace of CRIU, the new root filesystem is mounted.
     pub root: &'a Path,
-    /// The network namespace that the tree is to be in.
-    pub network: BorrowedFd<'a>,
 }
 
 /// What came of it.
@@ -36,22 +34,21 @@ pub struct Restored {
     pub init_pid: i32,
 }
 
-/// Restores. `start` makes the child: it is given what the child passes to [`super::become_engine`], in this order, and returns
-/// its pid. `before_resume` is called with process 1 when all is in place and no task has run yet.
+/// Restores. `start` makes the child, which joins the tree's network namespace and passes the descriptor to
+/// [`super::become_engine`], and returns its pid. `before_resume` is called with process 1 when all is in place and no task has run yet.
 ///
 /// # Errors
 /// [`CheckpointError`]. Tasks may be left, all of them in CRIU's control group: the caller kills what is in it, and reaps.
 pub fn restore(
     spec: &CriuSpec,
     stage: &Stage<'_>,
-    start: &mut dyn FnMut(&CriuSpec, &[BorrowedFd<'_>]) -> std::io::Result<i32>,
+    start: &mut dyn FnMut(&CriuSpec, BorrowedFd<'_>) -> std::io::Result<i32>,
     before_resume: &mut dyn FnMut(i32) -> std::io::Result<()>,
 ) -> Result<Restored, CheckpointError> {
     let images = File::open(stage.images).map_err(CheckpointError::file("open", stage.images))?;
     let here = File::open(".").map_err(CheckpointError::file("open", "."))?;
     let (conversation, its_end) = conversation::pair()?;
-    let pid = start(spec, &[its_end.as_fd(), stage.network])
-        .map_err(CheckpointError::conversation("start"))?;
+    let pid = start(spec, its_end.as_fd()).map_err(CheckpointError::conversation("start"))?;
     drop(its_end);
     let mut engine = Running(Pid::from_raw(pid));
     let pidfd = engine.pidfd()?;
@@ -148,10 +145,6 @@ fn options(stage: &Stage<'_>, images: &File, here: &File) -> Options {
         root: Some(stage.root.to_string_lossy().into_owned()),
         // Process 1 becomes a child of CRIU's parent, which is the shim.
         rst_sibling: Some(true),
-        inherit_fd: vec![InheritDescriptor {
-            key: NETWORK_KEY.to_owned(),
-            fd: SOCKET_DESCRIPTOR + 1,
-        }],
         manage_cgroups_mode: Some(CgroupMode::Ignore.into()),
         network_lock: Some(NetworkLock::Skip.into()),
         tcp_established: Some(true),

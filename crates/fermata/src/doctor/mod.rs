@@ -123,6 +123,7 @@ fn checks(directory: &std::path::Path) -> Vec<Check> {
     checks.extend(network::checks());
     checks.push(kernel::userfaultfd());
     checks.extend(programs::checks());
+    checks.push(programs::checkpoint_engine(directory));
     checks.push(limits::disk(directory));
     checks.push(limits::open_files());
     checks

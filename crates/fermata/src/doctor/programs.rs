@@ -1,6 +1,9 @@
 //! Programs that are called.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+use fermata_checkpoint::{Provision, criu};
 
 use super::Check;
 
@@ -18,11 +21,16 @@ enum Need {
     All,
     /// Something works less well, or another way.
     Some(&'static str),
-    /// Nothing yet.
-    Later(&'static str),
 }
 
-const PROGRAMS: [Program; 6] = [
+const MMDEBSTRAP: Program = Program {
+    name: "mmdebstrap",
+    version: "--version",
+    package: "mmdebstrap",
+    need: Need::Some("the first start makes the base image with it"),
+};
+
+const PROGRAMS: [Program; 5] = [
     Program {
         name: "mkfs.erofs",
         version: "--version",
@@ -35,12 +43,7 @@ const PROGRAMS: [Program; 6] = [
         package: "btrfs-progs",
         need: Need::Some("without it snapshots copy files, which is slower"),
     },
-    Program {
-        name: "mmdebstrap",
-        version: "--version",
-        package: "mmdebstrap",
-        need: Need::Some("the first start makes the base image with it"),
-    },
+    MMDEBSTRAP,
     Program {
         name: "ip",
         version: "-V",
@@ -53,12 +56,6 @@ const PROGRAMS: [Program; 6] = [
         package: "nftables",
         need: Need::All,
     },
-    Program {
-        name: "criu",
-        version: "--version",
-        package: "criu",
-        need: Need::Later("for memory snapshots later"),
-    },
 ];
 
 pub(super) fn checks() -> Vec<Check> {
@@ -68,16 +65,35 @@ pub(super) fn checks() -> Vec<Check> {
 fn check(program: &Program) -> Check {
     let install = format!("apt-get install {}", program.package);
     match (version(program), &program.need) {
-        (Ok(version), Need::Later(purpose)) => {
-            Check::info(program.name, format!("{version}; {purpose}"))
-        }
-        (Ok(version), Need::All | Need::Some(_)) => Check::ok(program.name, version),
+        (Ok(version), _) => Check::ok(program.name, version),
         (Err(error), Need::All) => Check::fail(program.name, error).advise(install),
         (Err(error), Need::Some(purpose)) => {
             Check::warning(program.name, error).advise(format!("{install}; {purpose}"))
         }
-        (Err(error), Need::Later(purpose)) => {
-            Check::info(program.name, format!("{error}; {purpose}"))
+    }
+}
+
+/// What memory snapshots are made with.
+pub(super) fn checkpoint_engine(data_directory: &Path) -> Check {
+    const NAME: &str = "criu";
+    let directory = Provision::directory(data_directory);
+    match criu::Program::find(&directory) {
+        Ok(program) => Check::ok(
+            NAME,
+            format!("{}: {}", program.version(), program.command().join(" ")),
+        ),
+        Err(error) => {
+            let detail = error.to_string();
+            let place = directory.display();
+            if version(&MMDEBSTRAP).is_ok() {
+                Check::info(NAME, detail).advise(format!(
+                    "`fermata serve` puts one into {place} at its first start"
+                ))
+            } else {
+                Check::warning(NAME, detail).advise(format!(
+                    "apt-get install mmdebstrap, with which `fermata serve` puts one into {place}, or install CRIU 4.2 or later"
+                ))
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Bytes are passed as they are, so that whatever runs over TCP works. A port is exposed whether or not anything listens
-//! inside. Suspending cuts what is connected and lets new connections wait.
+//! inside. Suspending lets new connections wait.
 
 mod connect;
 mod host;
@@ -77,7 +77,7 @@ struct Route {
     hold: Box<Hold>,
 }
 
-/// As long as it is held, nothing is connected into the sandbox through its ports, and new connections wait.
+/// As long as it is held, nothing new is connected into the sandbox through its ports.
 #[derive(Debug)]
 pub struct Suspension<'a>(&'a Ports);
 
@@ -166,8 +166,8 @@ impl Ports {
         futures::future::join_all(exposed.into_values().map(Exposed::close)).await;
     }
 
-    /// Cuts every connection into the sandbox, and holds new ones back as long as the answer is kept: a memory capture must
-    /// not find one whose other end is the daemon's. One suspension at a time.
+    /// Holds new connections back as long as the answer is kept, so that a memory capture finds none half made. Those that are
+    /// open go on: a capture holds its end of them, and a restore resets it. One suspension at a time.
     pub async fn suspend(&self) -> Suspension<'_> {
         self.route.gate.close().await;
         Suspension(self)
@@ -260,7 +260,7 @@ impl Route {
             // It is broken already.
             return;
         }
-        let (mut pass, connected) = loop {
+        let (pass, connected) = loop {
             let mut pass = self.gate.pass().await;
             tokio::select! {
                 // Nothing is connected yet, so nothing is lost by beginning anew after the suspension.
@@ -268,23 +268,14 @@ impl Route {
                 connected = connect::connect(&self.network_namespace, port, self.wait) => break (pass, connected),
             }
         };
+        drop(pass);
         match connected {
             Ok(server) => {
-                let ended = tokio::select! {
-                    () = pass.interrupted() => "suspended".to_owned(),
-                    ended = relay::relay(caller, server) => match ended {
-                        Ok(()) => return,
-                        Err(error) => error.to_string(),
-                    },
-                };
-                tracing::debug!(
-                    port,
-                    reason = ended,
-                    "a connection to an exposed port was cut"
-                );
+                if let Err(error) = relay::relay(caller, server).await {
+                    tracing::debug!(port, %error, "a connection to an exposed port was cut");
+                }
             }
             Err(error) => {
-                drop(pass);
                 tracing::debug!(port, %error, "nothing listens at an exposed port");
                 refusal::refuse(caller, port, &error).await;
             }

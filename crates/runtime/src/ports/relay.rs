@@ -12,13 +12,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{Shutdown, shutdown, sockopt};
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
 
-/// At most in one step; a pipe of the usual size holds 16 pieces, which are up to 32 KiB each on loopback.
-const PIECE_BYTES: usize = 512 << 10;
+/// What a new pipe holds (pipe(7)). Who fills it has more to come.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// What a pipe holds for who has much to say: the most that pipe(7) lets anybody have. Each step wakes somebody up, and with
+/// steps of 64 KiB a fifth of the throughput was lost.
+const LARGE_PIPE_BYTES: usize = 1 << 20;
 
 /// Passes bytes on until both sides have said their last.
 pub(super) async fn relay(caller: TcpStream, server: TcpStream) -> io::Result<()> {
@@ -35,20 +39,28 @@ async fn pass_on(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
     // Not before there is something to pass: half of the connections of a web server have one direction idle.
     from.readable().await?;
     let (outlet, inlet) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let mut is_large = false;
     loop {
         let taken = take(from, &inlet).await?;
         if taken == 0 {
             return Ok(shutdown(to, Shutdown::Write)?);
         }
         give(to, &outlet, taken).await?;
+        if taken >= PIPE_BYTES / 2 && !is_large {
+            is_large = true;
+            // Refused where pipes are scarce; then it stays slower.
+            let _ = fcntl_setpipe_size(&inlet, LARGE_PIPE_BYTES);
+        }
         consume_budget().await;
     }
 }
 
 /// Moves what there is into the empty pipe; 0 at the end.
 async fn take(from: &TcpStream, inlet: &OwnedFd) -> io::Result<usize> {
-    from.async_io(Interest::READABLE, || move_bytes(from, inlet, PIECE_BYTES))
-        .await
+    from.async_io(Interest::READABLE, || {
+        move_bytes(from, inlet, LARGE_PIPE_BYTES)
+    })
+    .await
 }
 
 async fn give(to: &TcpStream, outlet: &OwnedFd, mut bytes: usize) -> io::Result<()> {

@@ -28,7 +28,7 @@ const SOCKET_ID_BYTES: usize = 48;
 const TCP: u8 = 6;
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
-/// All states (tcp_states.h) but LISTEN, TIME_WAIT and CLOSE: those that a program holds an end of a connection in.
+/// All states (`tcp_states.h`) but `LISTEN`, `TIME_WAIT` and `CLOSE`: those that a program holds an end of a connection in.
 const CONNECTED: u32 = !(1 << 10 | 1 << 6 | 1 << 7);
 /// What the kernel puts into one datagram of a dump at most (netlink(7)).
 const DATAGRAM_BYTES: usize = 32 << 10;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use fermata_checkpoint::criu::{self, Stage};
 use fermata_protocol::{CriuSpec, EngineSpec, RestoreSpec, ShimSpec, error_chain};
 use fermata_sys::clone::{
-    Cloned, Namespaces, clone_process, join_new_session_keyring, unshare_cgroup,
+    Cloned, Namespaces, clone_process, join_namespace, join_new_session_keyring, unshare_cgroup,
 };
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -36,6 +36,13 @@ const CLEARING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the new root is mounted until the tree has it, in a mount namespace that nobody else sees.
 const ROOT: &str = "root";
+
+/// Where the tree is put.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    root: &'a Path,
+    network: BorrowedFd<'a>,
+}
 
 /// Plays the tree on; when that fails nothing of it is left.
 pub(crate) fn restore(spec: &ShimSpec, restore: &RestoreSpec) -> Result<Started, ShimError> {
@@ -61,14 +68,17 @@ fn play_on(spec: &ShimSpec, images: &Path, engine: &CriuSpec) -> Result<Started,
     let stage = Stage {
         images,
         root: &root,
-        network: network.as_fd(),
     };
     let mut failure = None;
     let restored = criu::restore(
         engine,
         &stage,
-        &mut |engine, descriptors| {
-            start_engine(spec, &root, engine, descriptors).map_err(|error| {
+        &mut |engine, socket| {
+            let place = Place {
+                root: &root,
+                network: network.as_fd(),
+            };
+            start_engine(spec, &place, engine, socket).map_err(|error| {
                 let summary = io::Error::other(error_chain(&error));
                 failure = Some(error);
                 summary
@@ -97,9 +107,9 @@ fn play_on(spec: &ShimSpec, images: &Path, engine: &CriuSpec) -> Result<Started,
 /// Makes the process that becomes the engine, in the sandbox's control groups, so that what it makes is born there.
 fn start_engine(
     spec: &ShimSpec,
-    place: &Path,
+    place: &Place<'_>,
     engine: &CriuSpec,
-    descriptors: &[BorrowedFd<'_>],
+    socket: BorrowedFd<'_>,
 ) -> Result<i32, ShimError> {
     let unified = open_directory(&spec.cgroup.unified)?;
     // As at a cold start: reports what went wrong, closed by execve(2); and holds back until all control groups are entered.
@@ -112,7 +122,7 @@ fn start_engine(
     let pid = match cloned {
         Cloned::Child => {
             drop((failure_reader, go_writer));
-            let error = match become_engine(spec, place, engine, descriptors, &go_reader) {
+            let error = match become_engine(spec, place, engine, socket, &go_reader) {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
@@ -139,9 +149,9 @@ fn start_engine(
 
 fn become_engine(
     spec: &ShimSpec,
-    place: &Path,
+    place: &Place<'_>,
     engine: &CriuSpec,
-    descriptors: &[BorrowedFd<'_>],
+    socket: BorrowedFd<'_>,
     go: &OwnedFd,
 ) -> Result<std::convert::Infallible, ShimError> {
     child::wait_for_go(go)?;
@@ -154,8 +164,9 @@ fn become_engine(
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(ShimError::file("make private", "/"))?;
-    root::mount_on(&spec.root, place)?;
-    criu::become_engine(engine, descriptors).map_err(ShimError::Engine)
+    root::mount_on(&spec.root, place.root)?;
+    join_namespace(place.network).map_err(ShimError::system("join the network namespace"))?;
+    criu::become_engine(engine, &[socket]).map_err(ShimError::Engine)
 }
 
 /// Ends and reaps whatever a failed restore has left.

@@ -46,6 +46,11 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_kind_of_file_in_shared_memory() {
+        hold(include_str!("guests/shared.py")).await;
+    }
+
+    #[tokio::test]
     async fn sockets_with_data_under_way() {
         hold(include_str!("guests/sockets.py")).await;
     }

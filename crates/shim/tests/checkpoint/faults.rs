@@ -1,9 +1,10 @@
 //! What does not work out: the tree runs on after a capture, and nothing is left of a restore.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fermata_checkpoint::CheckpointError;
+use fermata_checkpoint::{CheckpointError, Tree};
 use fermata_runtime::RuntimeError;
 
 use crate::world::{Sandbox, checkpointer};
@@ -163,6 +164,48 @@ mod tests {
             "{log}"
         );
         assert!(reason.contains("socket"), "{reason}\n{log}");
+        let (code, words) = sandbox.finish().await;
+        assert_eq!(code, 0, "{words}");
+    }
+
+    #[tokio::test]
+    async fn message_queues_are_refused_and_not_lost() {
+        let sandbox = Sandbox::start(include_str!("guests/queue.py")).await;
+        let error = sandbox.capture(checkpointer()).await.unwrap_err();
+        assert!(
+            error.to_string().contains("message queues (orders)"),
+            "{error}"
+        );
+        let (code, words) = sandbox.finish().await;
+        assert_eq!(code, 0, "{words}");
+    }
+
+    #[tokio::test]
+    async fn the_freeze_ends_with_its_last_holder() {
+        let sandbox = Sandbox::start(MEMORY).await;
+        let frozen = sandbox.shim().freeze(crate::world::PATIENCE).await.unwrap();
+        // What CRIU has inherited, when the daemon that asked has died.
+        let lease = frozen.as_fd().try_clone_to_owned().unwrap();
+        drop(frozen);
+        let (init_pid, cgroup) = (
+            sandbox.init_pid().await,
+            sandbox.spec.cgroup.unified.clone(),
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let images = directory.path().to_owned();
+        let capture = move || {
+            let tree = Tree {
+                init_pid,
+                cgroup: &cgroup,
+                lease: lease.as_fd(),
+            };
+            checkpointer()
+                .capture(&tree, &images, &mut || Ok(()))
+                .unwrap();
+            let events = std::fs::read_to_string(cgroup.join("cgroup.events")).unwrap();
+            assert!(events.contains("frozen 1"), "{events}");
+        };
+        tokio::task::spawn_blocking(capture).await.unwrap();
         let (code, words) = sandbox.finish().await;
         assert_eq!(code, 0, "{words}");
     }

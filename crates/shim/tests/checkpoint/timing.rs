@@ -1,5 +1,7 @@
 //! How long it takes: `cargo nextest run --release -p fermata-shim --run-ignored all --no-capture timing`.
 
+#![expect(clippy::print_stderr, reason = "it measures for people")]
+
 use std::time::{Duration, Instant};
 
 use fermata_checkpoint::{Facts, Manifest, Verifier};
@@ -13,12 +15,26 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// The shim is the parent of process 1.
+fn shim_pss_kb(init_pid: i32) -> u64 {
+    let number = |path: String, name: &str| {
+        std::fs::read_to_string(path)
+            .unwrap()
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .unwrap()
+    };
+    let shim: u64 = number(format!("/proc/{init_pid}/status"), "PPid:");
+    number(format!("/proc/{shim}/smaps_rollup"), "Pss:")
+}
+
 async fn measure(name: &str, guest: &str) {
     let checkpointer = checkpointer();
     let original = Sandbox::start(guest).await;
     let (mut captures, mut seals, mut restores) = (Vec::new(), Vec::new(), Vec::new());
     let mut verifications = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut shims) = (0, vec![shim_pss_kb(original.init_pid().await)]);
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let snapshot: Snapshot = original.capture(checkpointer).await.unwrap();
@@ -43,9 +59,10 @@ async fn measure(name: &str, guest: &str) {
             .ok()
             .unwrap();
         restores.push(sandbox.started_in);
+        shims.push(shim_pss_kb(sandbox.init_pid().await));
     }
-    println!(
-        "{name}: {bytes} bytes; freeze to thaw {:?}, seal {:?}, verify {:?}, restore {:?}",
+    eprintln!(
+        "{name}: {bytes} bytes; freeze to thaw {:?}, seal {:?}, verify {:?}, restore {:?}, PSS in kB of shims {shims:?}",
         median(captures),
         median(seals),
         median(verifications),

@@ -8,6 +8,7 @@ import pty
 import select
 import signal
 import socket
+import stat
 import struct
 import termios
 import threading

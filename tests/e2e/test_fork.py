@@ -172,7 +172,10 @@ def test_connections(outside, beside):
             assert held.stdout.read() == "inside\nwaits\nsent\n"
         else:
             # Closed, and told so at once: nobody waits for a timeout.
-            assert held.stdout.read() == "inside\nConnectionAbortedError\nConnectionAbortedError\n"
+            inside, idle, half_closed = held.stdout.read().split()
+            assert inside == "inside"
+            assert idle in ("ConnectionAbortedError", "ConnectionResetError")
+            assert half_closed in ("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")
         assert "you are" in python(each, SAY, HERE), "a new connection can be made"
 
 

@@ -143,7 +143,7 @@ def test_postgresql(machine, hold, play_on):
         machine,
         f"""
         chown postgres /workspace
-        {AS_POSTGRES} 'initdb -D /workspace/db && pg_ctl -D /workspace/db -l /workspace/log -w start && createdb tests'
+        {AS_POSTGRES} 'initdb --no-sync -D /workspace/db && pg_ctl -D /workspace/db -l /workspace/log -w start && createdb tests'
         """,
         timeout=120,
     )

@@ -212,6 +212,35 @@ def write(server, sandbox, pid: int, data: bytes, query: str = "") -> None:
     server.api("POST", f"/sandboxes/{sandbox.sandbox_id()}/processes/{pid}/stdin{query}", data)
 
 
+def test_a_terminal_of_the_agent(server, sandbox, hold, play_on):
+    """A shell with job control, as `fermata exec -it` starts it: jobs, size, and what was typed but not read."""
+    request = {"argv": ["bash", "--norc", "-i"], "tty": {"rows": 20, "columns": 70}, "stdin": True}
+    pid = server.api("POST", f"/sandboxes/{sandbox.sandbox_id()}/processes", request)["pid"]
+    shell = sandbox.process.get_process(pid)
+    write(server, sandbox, pid, b"sleep 1000 & sleep 2000\n")
+    eventually(lambda: sh(sandbox, "pgrep -c sleep || true").strip() == "2", "both jobs run")
+    shell.stdout.read()
+    write(server, sandbox, pid, b"echo typed-$((1 + 1)) ahead\n")
+    child = play_on(hold(sandbox))
+    for each in (child, sandbox):
+        held = each.process.get_process(pid)
+        server.api("POST", f"/sandboxes/{each.sandbox_id()}/processes/{pid}/resize", {"rows": 33, "columns": 111})
+        said = ""
+
+        def says(words: str, held=held) -> bool:
+            nonlocal said
+            said += held.stdout.read()
+            return words in said
+
+        write(server, each, pid, b"\x1a")
+        eventually(lambda: says("Stopped") and says("typed-2 ahead"), "the job is stopped, and the shell goes on")
+        write(server, each, pid, b"jobs; stty size; kill %1 %2; exit 7\n")
+        eventually(lambda: says("33 111"), "it has the new size")
+        assert "Running" in said and "Stopped" in said
+        write(server, each, pid, b"exit 7\n")
+        assert held.wait(20) == 7
+
+
 def test_ten_generations(sandbox, hold, play_on, server):
     """Each is held from a sandbox that was played on itself."""
     process = sandbox.process.exec("python3", "-c", "import time\nwhile True: time.sleep(0.01)")

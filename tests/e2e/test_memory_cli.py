@@ -1,10 +1,12 @@
 """Memory snapshots, forks and restores with our own command line."""
 
 import json
+import subprocess
 
 import pytest
 from beam import Image
 from commands import sh
+from server import BINARY
 
 
 @pytest.fixture
@@ -119,6 +121,22 @@ def test_fork_of_a_fork_whose_source_is_gone(fermata, sandbox, forked):
         [sandbox] = forked([child["sandbox"]["id"] for child in answer["children"]])
     assert sh(sandbox, "cat /file") == "of the first\n"
     assert sandbox.process.get_process(process.pid).status()[0] == -1
+
+
+def test_a_command_that_runs_meanwhile(server, sandbox, hold):
+    """`fermata exec` is connected to the sandbox all the while, and notices nothing."""
+    command = [BINARY, "exec", "-i", sandbox.sandbox_id(), "--", "cat"]
+    environment = server.command_environment()
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin and process.stdout
+        for number in range(4):
+            process.stdin.write(f"line {number}\n")
+            assert process.stdout.readline() == f"line {number}\n"
+            hold(sandbox)
+        process.stdin.close()
+        assert process.wait(20) == 0
 
 
 def test_names_may_be_shortened(fermata, sandbox, hold, forked):

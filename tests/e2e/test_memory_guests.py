@@ -12,7 +12,7 @@ from commands import sh
 GUESTS = Path(__file__).parent / "guests"
 
 # How often a busy guest is held, or killed and played on; the issue wants hundreds.
-CYCLES = int(os.environ.get("FERMATA_TEST_CYCLES", "15"))
+CYCLES = int(os.environ.get("FERMATA_TEST_CYCLES", "10"))
 
 
 def start(sandbox: SandboxInstance, guest: str, *arguments: str) -> SandboxProcess:

@@ -143,7 +143,8 @@ def test_postgresql(machine, hold, play_on):
         machine,
         f"""
         chown postgres /workspace
-        {AS_POSTGRES} 'initdb --no-sync -D /workspace/db && pg_ctl -D /workspace/db -l /workspace/log -w start && createdb tests'
+        {AS_POSTGRES} 'initdb --no-sync -D /workspace/db; pg_ctl -D /workspace/db -l /workspace/log -o -F -w start'
+        {AS_POSTGRES} 'createdb tests'
         """,
         timeout=120,
     )

@@ -47,7 +47,9 @@ def type_in(line: str) -> None:
 until("prompt> ")
 type_in("mark=kept; sleep 1000 & echo started-$((1 + 1))")
 until("started-2")
-type_in("sleep 2000")
+# Says so itself once it runs: before that it would not hear control-Z.
+type_in("sh -c 'echo up-$((1 + 1)); exec sleep 2000'")
+until("up-2")
 await_foreground()
 os.write(terminal, b"\x1a")  # control-Z
 until("Stopped")

@@ -62,7 +62,7 @@ fn semaphore(pid: i32) -> Option<String> {
         .map(|number| format!("its file {number} is an eventfd with EFD_SEMAPHORE"))
 }
 
-/// A line of proc_pid_fdinfo(5).
+/// A line of `proc_pid_fdinfo(5)`.
 fn is_semaphore(line: &str) -> bool {
     line.strip_prefix("eventfd-semaphore:")
         .is_some_and(|value| value.trim() != "0")

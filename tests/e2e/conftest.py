@@ -46,7 +46,9 @@ def keep(server: Server) -> None:
     for folder in ("layers", "recipes"):
         shutil.copytree(server.pool / folder, fresh / folder)
     if (server.engines / "criu").exists():
-        shutil.copytree(server.engines / "criu", fresh / "engines" / "criu", symlinks=True, ignore=shutil.ignore_patterns("dev"))
+        shutil.copytree(
+            server.engines / "criu", fresh / "engines" / "criu", symlinks=True, ignore=shutil.ignore_patterns("dev")
+        )
     shutil.rmtree(CACHE, ignore_errors=True)
     fresh.rename(CACHE)
 

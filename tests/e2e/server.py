@@ -110,7 +110,13 @@ class Server:
                 shutil.copytree(pool / folder, self.pool / folder, copy_function=_link_or_copy)
         criu = engines / "criu"
         if criu.exists():
-            shutil.copytree(criu, self.engines / "criu", copy_function=_link_or_copy, symlinks=True, ignore=shutil.ignore_patterns("dev"))
+            shutil.copytree(
+                criu,
+                self.engines / "criu",
+                copy_function=_link_or_copy,
+                symlinks=True,
+                ignore=shutil.ignore_patterns("dev"),
+            )
 
     @property
     def pool(self) -> Path:

@@ -37,6 +37,11 @@ def commands() -> list[tuple[int, str]]:
     return found
 
 
+def engines_of(server: Server) -> list[int]:
+    """What captures or restores at this moment, oldest first."""
+    return sorted(pid for pid, command in commands() if str(server.engine) in command)
+
+
 def cgroups_of(sandbox: SandboxInstance) -> list[Path]:
     return [path for path in Path("/sys/fs/cgroup").rglob(sandbox.sandbox_id()) if path.is_dir()]
 

@@ -21,6 +21,8 @@ THERE = "198.51.100.3"
 METADATA = "169.254.169.254"
 TCP_PORT = 7000
 UDP_PORT = 7001
+# Takes connections and says nothing.
+QUIET_PORT = 7002
 HTTP_PORT = 8080
 
 
@@ -66,7 +68,7 @@ def _listens(namespace: str) -> bool:
     answer = subprocess.run(
         ["ip", "netns", "exec", namespace, "cat", "/proc/net/tcp"], capture_output=True, text=True, check=True
     )
-    return all(f":{port:04X} 00000000:0000 0A" in answer.stdout for port in (TCP_PORT, HTTP_PORT))
+    return all(f":{port:04X} 00000000:0000 0A" in answer.stdout for port in (TCP_PORT, QUIET_PORT, HTTP_PORT))
 
 
 class _TellPeerTcp(socketserver.BaseRequestHandler):
@@ -79,11 +81,18 @@ class _TellPeerUdp(socketserver.BaseRequestHandler):
         self.request[1].sendto(f"you are {self.client_address[0]}\n".encode(), self.client_address)
 
 
+class _SayNothing(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while self.request.recv(1 << 16):
+            pass
+
+
 def main() -> None:
     files = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])
     servers = [
         socketserver.ThreadingTCPServer(("0.0.0.0", TCP_PORT), _TellPeerTcp),
         socketserver.ThreadingUDPServer(("0.0.0.0", UDP_PORT), _TellPeerUdp),
+        socketserver.ThreadingTCPServer(("0.0.0.0", QUIET_PORT), _SayNothing),
         http.server.ThreadingHTTPServer(("0.0.0.0", HTTP_PORT), files),
     ]
     threads = [threading.Thread(target=server.serve_forever) for server in servers]

@@ -1,6 +1,7 @@
 """A server with little room: what is full says so, and nothing that was held is lost."""
 
 import shutil
+import subprocess
 import tempfile
 import uuid
 from pathlib import Path
@@ -15,6 +16,8 @@ from waiting import eventually
 
 POOL_MIB = 400
 MEMORY_MIB = 512
+# For all memory snapshots.
+SNAPSHOTS_MIB = 48
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +29,16 @@ def small(server):
         directory, environment={"FERMATA_POOL_SIZE": f"{POOL_MIB}MiB", "FERMATA_MEMORY_CAP": f"{MEMORY_MIB}MiB"}
     )
     small.borrow_base_image(server.pool)
-    small.start()
-    with pointed_at(small):
-        yield small
-    small.close()
+    small.borrow_engine(server.engine)
+    small.memory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SNAPSHOTS_MIB}m", "fermata-e2e", small.memory], check=True)
+    try:
+        small.start()
+        with pointed_at(small):
+            yield small
+        small.close()
+    finally:
+        subprocess.run(["umount", "--lazy", small.memory], check=True)
     assert leftovers(directory) == []
     shutil.rmtree(directory)
 
@@ -94,6 +103,48 @@ def test_a_crash_of_a_full_server(small, sandbox):
     small.start()
     assert run(sandbox, "echo", "alive").stdout == "alive\n"
     sh(sandbox, "rm /fill; sync; echo room again >/file")
+
+
+def test_a_memory_snapshot_without_room(small, sandbox):
+    """It ends in the middle, says why, and leaves nothing; the sandbox runs on."""
+    program = (
+        f"import os, time\nx = os.urandom({2 * SNAPSHOTS_MIB} << 20)\nopen('/up', 'w')\nwhile True: time.sleep(0.01)"
+    )
+    process = sandbox.process.exec("python3", "-c", program)
+    sandbox.fs.wait_for("/up")
+    images = len(small.api("GET", "/images"))
+    for _ in range(2):
+        with pytest.raises(SandboxProcessError, match="(?i)no space left"):
+            sandbox.snapshot_memory()
+        assert list(small.memory.iterdir()) == []
+        assert small.api("GET", "/snapshots") == []
+        assert len(small.api("GET", "/images")) == images
+        assert process.status()[0] == -1
+    process.kill()
+    assert process.wait() == 137
+    snapshot = sandbox.snapshot_memory()
+    with Sandbox().create_from_memory_snapshot(snapshot) as child:
+        assert run(child, "echo", "played on").stdout == "played on\n"
+    small.api("DELETE", f"/snapshots/{snapshot}")
+
+
+def test_a_memory_snapshot_in_a_full_pool(small, sandbox):
+    """As with a snapshot of the filesystem: it may succeed."""
+    process = sandbox.process.exec("sleep", "1000")
+    run(sandbox, "sh", "-c", FILL, timeout=120)
+    try:
+        full = sandbox.snapshot_memory()
+    except SandboxProcessError as error:
+        assert "space" in str(error).lower()
+        assert list(small.memory.iterdir()) == []
+    else:
+        small.api("DELETE", f"/snapshots/{full}")
+    assert process.status()[0] == -1
+    sh(sandbox, "rm /fill; sync")
+    snapshot = sandbox.snapshot_memory()
+    with Sandbox().create_from_memory_snapshot(snapshot) as child:
+        assert child.process.get_process(process.pid).status()[0] == -1
+    small.api("DELETE", f"/snapshots/{snapshot}")
 
 
 def test_memory_inside_a_sandbox_ends_at_the_hosts_cap(sandbox):

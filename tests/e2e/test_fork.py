@@ -172,7 +172,11 @@ def test_connections(outside, beside):
             assert held.stdout.read() == "inside\nwaits\nsent\n"
         else:
             # Closed, and told so at once: nobody waits for a timeout.
-            assert held.stdout.read() == "inside\nConnectionAbortedError\nConnectionAbortedError\n"
+            # By us, or by the other end, which does not know the fork.
+            inside, *outside_ones = held.stdout.read().splitlines()
+            assert inside == "inside"
+            closed = {"ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError"}
+            assert len(outside_ones) == 2 and closed.issuperset(outside_ones), outside_ones
         assert "you are" in python(each, SAY, HERE), "a new connection can be made"
 
 

@@ -19,6 +19,7 @@ from beam import Sandbox
 from beta9.abstractions.sandbox import SandboxInstance
 from leftovers import leftovers
 from server import BEAM, BINARY, Server, copy, pointed_at
+from waiting import eventually
 
 # The base image is kept between runs, because it takes half a minute to make; all else is made anew. A base image that
 # was made by another recipe does no harm: the server looks for its own.

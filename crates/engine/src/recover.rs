@@ -163,7 +163,7 @@ async fn recover_memory_snapshots(inner: &Arc<Inner>, records: Vec<MemoryRecord>
             lock(&inner.memory_snapshots).insert(record.id.clone(), Arc::new(record));
         } else {
             info!(snapshot = %record.id, status = ?record.status, "clearing away an unfinished memory snapshot");
-            crate::memory::destroy(inner, &record).await?;
+            crate::memory::finish_removal(inner, &record, record.status).await?;
         }
     }
     Ok(())

@@ -12,6 +12,8 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +51,8 @@ impl Engine {
     ) -> Result<Self> {
         let data = config.data_directory.clone();
         make_directory(&data.join("run/sandboxes"))?;
+        // Records hold what sandboxes were given as environment, memory snapshots what was in their memory.
+        keep_private(&data)?;
         make_directory(&data.join("memory"))?;
         // Beside the rest: sandboxes and their files do not wait for it.
         let checkpoints = Checkpoints::prepare(&config);
@@ -132,6 +136,16 @@ impl Engine {
         inner.records.close().await;
         Ok(())
     }
+}
+
+fn keep_private(directory: &Path) -> Result<()> {
+    std::fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(|source| {
+        EngineError::File {
+            action: "protect",
+            path: directory.into(),
+            source,
+        }
+    })
 }
 
 async fn recover_images(

@@ -39,7 +39,7 @@ def small(server):
         small.close()
     finally:
         subprocess.run(["umount", "--lazy", small.memory], check=True)
-    assert leftovers(directory) == []
+    eventually(lambda: not leftovers(directory), f"nothing is left of {directory}")
     shutil.rmtree(directory)
 
 

@@ -419,15 +419,26 @@ while True: time.sleep(0.01)
 
 
 def test_what_cannot_be_held_is_named(server, sandbox, hold):
-    """Here: a process that another one traces, because a process has one tracer at most."""
+    """Here a process that another one traces."""
     process = sandbox.process.exec("python3", "-c", TRACED)
     sandbox.fs.wait_for("/tmp/traced")
     assert run(sandbox, "test", "-e", "/tmp/refused").code == 1
     with pytest.raises(SandboxProcessError, match=r"process \d+ \(python3") as refused:
         sandbox.snapshot_memory()
-    assert "trace" in str(refused.value)
+    assert f"process {process.pid} traces it" in str(refused.value)
     assert nothing_half_made(server) == []
     assert run(sandbox, "echo", "runs on").stdout == "runs on\n"
     process.kill()
-    eventually(lambda: run(sandbox, "pgrep", "-f", "traced").code != 0, "it is gone")
+    assert process.wait(20) == 137
     hold(sandbox)
+
+
+def test_a_semaphore_is_refused(sandbox):
+    """It would come back as something else."""
+    process = sandbox.process.exec(
+        "python3", "-c", "import os, time; e = os.eventfd(3, os.EFD_SEMAPHORE); open('/up', 'w'); time.sleep(1000)"
+    )
+    sandbox.fs.wait_for("/up")
+    with pytest.raises(SandboxProcessError, match=rf"process {process.pid} \(python3\).*EFD_SEMAPHORE"):
+        sandbox.snapshot_memory()
+    assert process.status()[0] == -1

@@ -64,6 +64,8 @@ pub struct CriuSpec {
     pub search_path: String,
     /// What it found out about this kernel at an earlier start, kept because finding out takes longer than a restore.
     pub kernel_facts: Option<PathBuf>,
+    /// A shared object that it is started with.
+    pub preload: Option<PathBuf>,
 }
 
 /// An overlayfs root.

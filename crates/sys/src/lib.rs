@@ -12,6 +12,7 @@ pub mod file_lock;
 pub mod loop_device;
 pub mod network_namespace;
 pub mod own_memory;
+pub mod preload;
 pub mod process;
 pub mod seccomp;
 pub mod terminal;

@@ -29,7 +29,7 @@ pub(super) fn capture(
     into: &Path,
     at_instant: &mut dyn FnMut() -> std::io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    unheld::refuse(tree.init_pid)?;
+    unheld::refuse(tree)?;
     let directory = File::open(into).map_err(CheckpointError::file("open", into))?;
     let request = Request {
         r#type: RequestType::Dump.into(),

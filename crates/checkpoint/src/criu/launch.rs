@@ -56,7 +56,13 @@ pub fn become_engine(
     let mut arguments = spec.command.clone();
     arguments.extend(["swrk".to_owned(), SOCKET_DESCRIPTOR.to_string()]);
     let arguments = c_strings(&arguments);
-    let environment = c_strings(&[format!("PATH={}", spec.search_path)]);
+    let mut environment = vec![format!("PATH={}", spec.search_path)];
+    environment.extend(
+        spec.preload
+            .iter()
+            .map(|object| format!("LD_PRELOAD={}", object.display())),
+    );
+    let environment = c_strings(&environment);
     Err(failed("execute", command_path(spec))(execute(
         &arguments,
         &environment,

@@ -102,12 +102,13 @@ fn subject(text: &str, init_pid: i32) -> Option<Process> {
     let pid = if host_pid == init_pid {
         1
     } else {
-        inner_pid(host_pid).unwrap_or(host_pid)
+        pid_inside(host_pid).unwrap_or(host_pid)
     };
     Some(Process { pid, name })
 }
 
-fn inner_pid(host_pid: i32) -> Option<i32> {
+/// The pid that a process has in the innermost of its namespaces.
+pub(super) fn pid_inside(host_pid: i32) -> Option<i32> {
     std::fs::read_to_string(format!("/proc/{host_pid}/status"))
         .ok()?
         .lines()

@@ -16,6 +16,7 @@ use std::process::{Command, Output, Stdio};
 
 use fermata_protocol::{CriuSpec, EngineSpec};
 use rustix::process::Pid;
+use rustix::thread::CapabilitySet;
 
 use super::mirror;
 use crate::CheckpointError;
@@ -27,6 +28,9 @@ const OLDEST: Version = Version { major: 4, minor: 2 };
 
 /// Where a prefix is inside its directory.
 const PREFIX: &str = "criu";
+
+/// What it is loaded with, beside its helpers.
+const LIMITS: &str = "limits.so";
 
 /// A version of CRIU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +142,11 @@ impl Program {
                 None => SEARCH_PATH.to_owned(),
             },
             kernel_facts: self.kernel_facts.clone(),
+            preload: self
+                .helpers
+                .as_ref()
+                .filter(|_| may_not_read_limits())
+                .map(|helpers| helpers.join(LIMITS)),
         }
     }
 
@@ -196,7 +205,13 @@ impl Program {
     }
 }
 
-/// The launcher stands in for tar(1).
+/// Whether prlimit(2) hides the limits of other users' processes from us: on a machine that is itself a container.
+fn may_not_read_limits() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| !sets.effective.contains(CapabilitySet::SYS_RESOURCE))
+}
+
+/// The launcher stands in for tar(1); a shared object for a part of prlimit(2).
 fn place_helpers(directory: &Path, launcher: &Path) -> Result<PathBuf, CheckpointError> {
     let helpers = directory.join("bin");
     fs::create_dir_all(&helpers).map_err(CheckpointError::file("make", &helpers))?;
@@ -207,6 +222,13 @@ fn place_helpers(directory: &Path, launcher: &Path) -> Result<PathBuf, Checkpoin
         symlink(launcher, &fresh)
             .and_then(|()| fs::rename(&fresh, &link))
             .map_err(CheckpointError::file("link", &link))?;
+    }
+    let limits = helpers.join(LIMITS);
+    if !fs::read(&limits).is_ok_and(|content| content == fermata_sys::preload::LIMITS) {
+        let fresh = helpers.join(format!(".limits-{}", std::process::id()));
+        fs::write(&fresh, fermata_sys::preload::LIMITS)
+            .and_then(|()| fs::rename(&fresh, &limits))
+            .map_err(CheckpointError::file("write", &limits))?;
     }
     Ok(helpers)
 }

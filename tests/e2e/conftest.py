@@ -44,8 +44,8 @@ def server() -> Iterator[Server]:
     if server.engine.exists() and not ENGINE_CACHE.exists():
         keep(ENGINE_CACHE, *server.engine.iterdir())
     server.close()
-    # Sandboxes that other servers start at this moment hold our mounts until they have left the host's root.
-    eventually(lambda: not leftovers(data_directory), f"nothing is left of {data_directory}")
+    # A program that is just starting has a copy of all mounts for a moment, and so holds the loop device.
+    eventually(lambda: leftovers(data_directory) == [], "nothing of the server is left")
     shutil.rmtree(data_directory)
 
 

@@ -124,3 +124,8 @@ def test_a_connected_script_does_not_see_other_scripts_sandboxes_end(server, san
     )
     assert "42" in answer.stdout, answer
     assert Sandbox().connect(sandbox.sandbox_id()).ok
+
+
+def test_nobody_else_reads_what_the_server_keeps(server):
+    """Environments and memory of sandboxes are in there."""
+    assert server.data_directory.stat().st_mode & 0o777 == 0o700

@@ -15,7 +15,7 @@ from waiting import eventually
 
 def test_run_passes_output_and_exit_code_through(fermata):
     answer = fermata("run", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
-    assert (answer.returncode, answer.stdout) == (7, "out\n")
+    assert (answer.returncode, answer.stdout) == (7, "out\n"), answer.stderr
     assert "err\n" in answer.stderr
 
 

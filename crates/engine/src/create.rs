@@ -196,11 +196,11 @@ async fn start(
         .create(id.as_str(), limits)
         .map_err(runtime("limit", id))?;
     let upper_of = match held {
-        Some(held) => inner.image_record(&held.record.image)?,
-        None => image.clone(),
+        Some(held) => &held.image,
+        None => image,
     };
     let (upper, lower) = tokio::try_join!(
-        inner.storage.create_upper(id, &upper_of),
+        inner.storage.create_upper(id, upper_of),
         inner.storage.mount_layers(&live.layers),
     )?;
     let run_directory = inner.run_directory(id);

@@ -9,6 +9,7 @@
 //! ```
 
 mod build;
+mod capture;
 mod checkpoint;
 mod config;
 mod create;

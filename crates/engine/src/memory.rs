@@ -1,27 +1,19 @@
-//! Holding a running sandbox with its processes and memory; looking at and removing what is held.
+//! Memory snapshots: made of what was captured, looked at, and removed.
 //!
 //! ```text
-//! record "making" ─► ports paused, agent's connections closed ─► flush (it runs on)
-//!   ─► freeze ─► processes captured ─► [instant: upper snapshotted] ─► thaw ─► sealed ─► record "ready"
-//!      └──────────────────── paused_ms ───────────────────────────────┘
+//! captured ("making") ─► sealed: written out, its digests taken ─► record "ready" ─► "removing" | "detaching" ─► gone
 //! ```
 
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fermata_checkpoint::{Checkpointer, Tree};
-use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::checkpoint::blocking;
-use crate::create::{make_directory, new_id, runtime};
+use crate::capture::{Captured, abandon, capture};
 use crate::live::{Inner, Live, lock};
 use crate::machine::Event;
-use crate::model::{AfterCapture, ImageId, MemorySnapshot, SandboxId, SnapshotId};
-use crate::records::{Held, ImageRecord, ImageStatus, MemoryRecord, SnapshotStatus};
-use crate::storage::Storage;
+use crate::model::{AfterCapture, MemorySnapshot, SandboxId, SnapshotId};
+use crate::records::{ImageStatus, MemoryRecord, SnapshotStatus};
 use crate::{Engine, EngineError, Result};
 
 impl Engine {
@@ -103,20 +95,28 @@ impl Engine {
             SnapshotStatus::Removing
         };
         inner.records.set_memory_snapshot_status(id, status).await?;
-        destroy(
-            inner,
-            &MemoryRecord {
-                status,
-                ..(*record).clone()
-            },
-        )
-        .await
+        finish_removal(inner, &record, status).await
     }
 }
 
-/// Takes a memory snapshot away as far as its status says. Each step may find its work done already.
-pub(crate) async fn destroy(inner: &Inner, record: &MemoryRecord) -> Result<()> {
-    let directory = inner.memory_directory(&record.id);
+/// Takes a memory snapshot away as far as this status says. Each step may find its work done already.
+pub(crate) async fn finish_removal(
+    inner: &Inner,
+    record: &MemoryRecord,
+    status: SnapshotStatus,
+) -> Result<()> {
+    if status != SnapshotStatus::Detaching {
+        let image = lock(&inner.images).remove(&record.image);
+        if let Some(image) = image {
+            crate::images::destroy(inner, &image).await?;
+        }
+    }
+    destroy(inner, &record.id).await
+}
+
+/// Deletes the memory half, then its record.
+pub(crate) async fn destroy(inner: &Inner, id: &SnapshotId) -> Result<()> {
+    let directory = inner.memory_directory(id);
     inner.forget_checks(&directory);
     match tokio::fs::remove_dir_all(&directory).await {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -128,13 +128,7 @@ pub(crate) async fn destroy(inner: &Inner, record: &MemoryRecord) -> Result<()> 
         }
         _ => {}
     }
-    if record.status != SnapshotStatus::Detaching {
-        let image = lock(&inner.images).remove(&record.image);
-        if let Some(image) = image {
-            crate::images::destroy(inner, &image).await?;
-        }
-    }
-    inner.records.delete_memory_snapshot(&record.id).await
+    inner.records.delete_memory_snapshot(id).await
 }
 
 async fn snapshot(
@@ -143,49 +137,30 @@ async fn snapshot(
     after: AfterCapture,
 ) -> Result<MemorySnapshot> {
     let started = Instant::now();
-    let checkpointer = inner.checkpointer().await?;
-    let mut image = ImageRecord::of_snapshot(&inner, &live, new_id("im")?)?;
-    let mut record = MemoryRecord {
-        id: new_id("ms")?,
-        status: SnapshotStatus::Making,
-        image: image.id.clone(),
-        sandbox: live.id.clone(),
-        spec: lock(&live.spec).clone(),
-        held: Held {
-            layers: live.layers.clone(),
-            generation: live.generation(),
-            restored_from: live.restored.as_ref().map(|restored| restored.from.clone()),
-            engine: {
-                let engine = checkpointer.engine();
-                format!("{} {}", engine.name, engine.version)
-            },
-            ..Held::default()
-        },
-        created_at: Timestamp::now(),
-    };
-    inner.records.insert_memory_snapshot(&record).await?;
-    inner.records.insert_image(&image).await?;
-    let captured = async {
-        hold(&inner, &live, checkpointer, &mut record, after).await?;
-        image.status = ImageStatus::Ready;
-        inner.records.insert_image(&image).await?;
-        record.status = SnapshotStatus::Ready;
-        record.held.total_ms = started.elapsed().as_secs_f64() * 1e3;
-        inner.records.insert_memory_snapshot(&record).await
-    };
-    if let Err(error) = captured.await {
-        record.status = SnapshotStatus::Removing;
-        lock(&inner.images).insert(image.id.clone(), image);
-        if let Err(error) = destroy(&inner, &record).await {
-            // The next start finds it.
-            warn!(snapshot = %record.id, error = error.chain(), "cannot clear away a failed snapshot");
+    let operation = live.operation.lock().await;
+    let (mut captured, still) = capture(&inner, &live).await?;
+    let still = match after {
+        AfterCapture::RunOn => {
+            let thawed = still.thaw(&mut captured).await;
+            if let Err(error) = thawed {
+                abandon(&inner, &captured).await;
+                return Err(error);
+            }
+            None
         }
-        return Err(error);
-    }
-    let record = Arc::new(record);
-    lock(&inner.images).insert(image.id.clone(), image);
-    lock(&inner.memory_snapshots).insert(record.id.clone(), record.clone());
-    if after == AfterCapture::Stop {
+        // It ends only when it is kept: until then it would run on if anything failed.
+        AfterCapture::Stop => {
+            still.note(&mut captured);
+            Some((operation, still))
+        }
+    };
+    let record = keep(&inner, captured, started).await?;
+    crate::snapshot::measure_later(&inner, record.image.clone());
+    if let Some((operation, still)) = still {
+        inner.apply(&live, Event::StopAsked).await?;
+        // A shim that cannot be reached is dying or dead; its watcher ends the sandbox then.
+        let _ = live.shim.kill().await;
+        drop((operation, still));
         live.ended().await;
     }
     let snapshot = describe(&inner, &record);
@@ -196,114 +171,30 @@ async fn snapshot(
     Ok(snapshot)
 }
 
-/// Captures processes and upper under one freeze. Captures of the same sandbox follow one another.
-async fn hold(
-    inner: &Arc<Inner>,
-    live: &Arc<Live>,
-    checkpointer: Arc<dyn Checkpointer>,
-    record: &mut MemoryRecord,
-    after: AfterCapture,
-) -> Result<()> {
-    let _operation = live.operation.lock().await;
-    live.require_running()?;
-    let directory = inner.memory_directory(&record.id);
-    make_directory(&directory)?;
-    // Nothing that the daemon has in the sandbox may be captured: its ends are here and would be missing there.
-    let _ports = live.ports.suspend().await;
-    let _agent = live.agent.suspend().await;
-    record.held.ports = live
-        .ports
-        .list()
-        .into_iter()
-        .map(|(port, _)| port.into())
-        .collect();
-    inner.storage.flush_upper(&live.id).await?;
-    let status = live
-        .shim
-        .status()
-        .await
-        .map_err(runtime("look at", &live.id))?;
-
-    let frozen_at = Instant::now();
-    let frozen = live
-        .shim
-        .freeze(inner.config.freeze_limit)
-        .await
-        .map_err(runtime("freeze", &live.id))?;
-    let capture = Capture {
-        checkpointer,
-        sandbox: live.id.clone(),
-        image: record.image.clone(),
-        init_pid: status.init_pid,
-        cgroup: inner.cgroups.spec(live.id.as_str()).unified,
-        lease: frozen
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| EngineError::File {
-                action: "duplicate the freeze of",
-                path: directory.clone(),
-                source,
-            })?,
-        directory: directory.clone(),
-    };
-    let storage = inner.storage.clone();
-    let captured = blocking(move || capture.run(&storage)).await;
-    if after == AfterCapture::Stop && captured.is_ok() {
-        record.held.paused_ms = frozen_at.elapsed().as_secs_f64() * 1e3;
+/// Makes what was captured a snapshot: durable, and to be found.
+async fn keep(
+    inner: &Inner,
+    mut captured: Captured,
+    started: Instant,
+) -> Result<Arc<MemoryRecord>> {
+    let Captured { record, image } = &mut captured;
+    let kept = async {
         inner.seal(record).await?;
-        inner.apply(live, Event::StopAsked).await?;
-        live.shim.kill().await.map_err(runtime("stop", &live.id))?;
-        return Ok(());
+        image.status = ImageStatus::Ready;
+        inner.records.insert_image(image).await?;
+        record.status = SnapshotStatus::Ready;
+        record.held.total_ms = started.elapsed().as_secs_f64() * 1e3;
+        inner.records.insert_memory_snapshot(record).await
+    };
+    if let Err(error) = kept.await {
+        abandon(inner, &captured).await;
+        return Err(error);
     }
-    let thawed = frozen.thaw().await;
-    record.held.paused_ms = frozen_at.elapsed().as_secs_f64() * 1e3;
-    captured?;
-    thawed.map_err(runtime("thaw", &live.id))?;
-    inner.seal(record).await
-}
-
-/// What a capture needs in a thread that blocks.
-#[derive(Debug)]
-struct Capture {
-    checkpointer: Arc<dyn Checkpointer>,
-    sandbox: SandboxId,
-    image: ImageId,
-    init_pid: i32,
-    cgroup: PathBuf,
-    lease: OwnedFd,
-    directory: PathBuf,
-}
-
-impl Capture {
-    fn run(self, storage: &Storage) -> Result<()> {
-        let tree = Tree {
-            init_pid: self.init_pid,
-            cgroup: &self.cgroup,
-            lease: self.lease.as_fd(),
-        };
-        // Kept apart: on its way through the engine of the capture it would lose what it is.
-        let mut failure = None;
-        let captured = self.checkpointer.capture(&tree, &self.directory, &mut || {
-            storage
-                .snapshot_upper_now(&self.sandbox, &self.image)
-                .map_err(|source| {
-                    failure = Some(source);
-                    std::io::Error::other("the filesystem cannot be held")
-                })
-        });
-        match (failure, captured) {
-            (Some(source), _) => Err(EngineError::Pool {
-                subject: format!("a snapshot of sandbox {}", self.sandbox),
-                source,
-            }),
-            (None, Err(source)) => Err(EngineError::Checkpoint {
-                action: "hold",
-                id: self.sandbox,
-                source,
-            }),
-            (None, Ok(())) => Ok(()),
-        }
-    }
+    let Captured { record, image } = captured;
+    let record = Arc::new(record);
+    lock(&inner.images).insert(image.id.clone(), image);
+    lock(&inner.memory_snapshots).insert(record.id.clone(), record.clone());
+    Ok(record)
 }
 
 fn describe(inner: &Inner, record: &MemoryRecord) -> MemorySnapshot {

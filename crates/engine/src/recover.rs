@@ -12,6 +12,8 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +51,8 @@ impl Engine {
     ) -> Result<Self> {
         let data = config.data_directory.clone();
         make_directory(&data.join("run/sandboxes"))?;
+        // Records hold what sandboxes were given as environment, memory snapshots what was in their memory.
+        keep_private(&data)?;
         make_directory(&data.join("memory"))?;
         // Beside the rest: sandboxes and their files do not wait for it.
         let checkpoints = Checkpoints::prepare(&config);
@@ -134,6 +138,16 @@ impl Engine {
     }
 }
 
+fn keep_private(directory: &Path) -> Result<()> {
+    std::fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(|source| {
+        EngineError::File {
+            action: "protect",
+            path: directory.into(),
+            source,
+        }
+    })
+}
+
 async fn recover_images(
     inner: &Arc<Inner>,
     records: Vec<ImageRecord>,
@@ -163,7 +177,7 @@ async fn recover_memory_snapshots(inner: &Arc<Inner>, records: Vec<MemoryRecord>
             lock(&inner.memory_snapshots).insert(record.id.clone(), Arc::new(record));
         } else {
             info!(snapshot = %record.id, status = ?record.status, "clearing away an unfinished memory snapshot");
-            crate::memory::destroy(inner, &record).await?;
+            crate::memory::finish_removal(inner, &record, record.status).await?;
         }
     }
     Ok(())

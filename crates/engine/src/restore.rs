@@ -13,13 +13,13 @@ use fermata_protocol::RestoreSpec as ShimRestore;
 use fermata_protocol::agent::{EnvironmentVariable, FileStatus};
 use fermata_runtime::{RuntimeError, RuntimeErrorKind, StartRequest};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::capture::{abandon, capture};
 use crate::create::{create, runtime};
 use crate::live::{Inner, Live, lock};
 use crate::model::{
-    AfterCapture, Fork, ImageId, RestoreSpec, RestoredFrom, Sandbox, SandboxId, SandboxSpec,
-    SnapshotId,
+    Fork, ImageId, RestoreSpec, RestoredFrom, Sandbox, SandboxId, SandboxSpec, SnapshotId,
 };
 use crate::records::{ImageRecord, MemoryRecord};
 use crate::{Engine, EngineError, Result};
@@ -33,6 +33,8 @@ const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) record: Arc<MemoryRecord>,
+    /// The filesystem half.
+    pub(crate) image: ImageRecord,
     pub(crate) from: RestoredFrom,
 }
 
@@ -51,58 +53,72 @@ impl Engine {
             ..record.spec.clone()
         };
         let held = Held {
+            image: self.inner.image_record(&record.image)?,
             from: RestoredFrom::Snapshot(id.clone()),
             record,
         };
+        self.inner.check(&held.record).await?;
         play_on(&self.inner, spec, held).await
     }
 
-    /// Holds a sandbox for a moment and plays it on as `count` new ones beside it; a result for each. Nothing is kept of the
-    /// snapshot afterwards.
+    /// Holds a sandbox for a moment and plays it on as `count` new ones beside it; a result for each. Nothing is kept of what
+    /// was captured.
     ///
     /// # Errors
     /// As [`Engine::snapshot_memory`].
     pub async fn fork(&self, id: &SandboxId, count: usize) -> Result<Fork> {
-        let image = self.sandbox(id).await?.image;
-        let snapshot = self.snapshot_memory(id, AfterCapture::RunOn).await?;
-        let record = self.inner.memory_record(&snapshot.id)?;
-        let children = (0..count).map(|_| {
-            let spec = SandboxSpec {
-                id: None,
-                // Not the snapshot's, which goes.
-                image: Some(image.clone()),
-                ..record.spec.clone()
-            };
-            let held = Held {
-                from: RestoredFrom::Sandbox(id.clone()),
-                record: record.clone(),
-            };
-            play_on(&self.inner, spec, held)
-        });
-        let children = futures::future::join_all(children).await;
-        if let Err(error) = self.remove_memory_snapshot(&snapshot.id, false).await {
-            warn!(snapshot = %snapshot.id, error = error.chain(), "the snapshot of a fork stays");
-        }
-        Ok(Fork {
-            paused_ms: snapshot.paused_ms,
-            children,
-        })
+        self.inner.refuse_when_closing()?;
+        let live = self.inner.running(id).await?;
+        let inner = self.inner.clone();
+        // A caller that goes away must not leave a frozen sandbox or what was captured of it.
+        let task = inner.tasks.spawn(fork(inner.clone(), live, count));
+        task.await.map_err(|_| EngineError::ShuttingDown)?
     }
 }
 
+async fn fork(inner: Arc<Inner>, live: Arc<Live>, count: usize) -> Result<Fork> {
+    let captured = {
+        let _operation = live.operation.lock().await;
+        let (mut captured, still) = capture(&inner, &live).await?;
+        if let Err(error) = still.thaw(&mut captured).await {
+            abandon(&inner, &captured).await;
+            return Err(error);
+        }
+        captured
+    };
+    let record = Arc::new(captured.record.clone());
+    let children = (0..count).map(|_| {
+        let spec = SandboxSpec {
+            id: None,
+            // Not what was captured, which goes.
+            image: Some(live.image.clone()),
+            ..record.spec.clone()
+        };
+        let held = Held {
+            record: record.clone(),
+            image: captured.image.clone(),
+            from: RestoredFrom::Sandbox(live.id.clone()),
+        };
+        play_on(&inner, spec, held)
+    });
+    let children = futures::future::join_all(children).await;
+    abandon(&inner, &captured).await;
+    let paused_ms = record.held.paused_ms;
+    info!(sandbox = %live.id, count, paused_ms, "fork");
+    Ok(Fork {
+        paused_ms,
+        children,
+    })
+}
+
+/// Makes the sandbox, also when the caller goes away meanwhile.
 async fn play_on(inner: &Arc<Inner>, spec: SandboxSpec, held: Held) -> Result<Sandbox> {
     inner.refuse_when_closing()?;
     let spec = SandboxSpec {
         ports: held.record.held.ports.iter().copied().collect(),
         ..spec
     };
-    let task = inner.tasks.spawn({
-        let inner = inner.clone();
-        async move {
-            inner.check(&held.record).await?;
-            create(inner, spec, Some(held)).await
-        }
-    });
+    let task = inner.tasks.spawn(create(inner.clone(), spec, Some(held)));
     task.await.map_err(|_| EngineError::ShuttingDown)?
 }
 

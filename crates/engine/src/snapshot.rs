@@ -48,14 +48,18 @@ impl Engine {
 
     /// As [`Engine::measure`], for a caller that goes on: the image's size appears a little later.
     pub fn measure_in_background(&self, snapshot: FilesystemSnapshot) {
-        let engine = self.clone();
-        self.inner.tasks.spawn(async move {
-            let image = snapshot.image.clone();
-            if let Err(error) = engine.measure(snapshot).await {
-                warn!(%image, error = error.chain(), "cannot measure a snapshot");
-            }
-        });
+        measure_later(&self.inner, snapshot.image);
     }
+}
+
+/// Finds out an image's size in the background.
+pub(crate) fn measure_later(inner: &Arc<Inner>, image: ImageId) {
+    let task_inner = inner.clone();
+    inner.tasks.spawn(async move {
+        if let Err(error) = measure(&task_inner, &image).await {
+            warn!(%image, error = error.chain(), "cannot measure a snapshot");
+        }
+    });
 }
 
 async fn snapshot(inner: Arc<Inner>, live: Arc<Live>) -> Result<FilesystemSnapshot> {

@@ -53,7 +53,7 @@ pub(super) fn capture(
         instant = Some(result);
         go_on
     });
-    // It answers before it lets the tasks go; only its end says that it has.
+    // Its end, not its answer, says that it has let go of every task.
     drop(conversation);
     let outcome = match outcome {
         Ok(outcome @ (Outcome::Answered(_) | Outcome::Ended)) => outcome,
@@ -75,7 +75,12 @@ pub(super) fn capture(
         (Outcome::Answered(response), Some(Ok(()))) if response.success && status.success() => {
             for name in [LOG, STATISTICS] {
                 let path = into.join(name);
-                std::fs::remove_file(&path).map_err(CheckpointError::file("remove", path))?;
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(CheckpointError::file("remove", path)(error));
+                    }
+                    _ => {}
+                }
             }
             Ok(())
         }

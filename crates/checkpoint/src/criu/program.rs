@@ -16,6 +16,7 @@ use std::process::{Command, Output, Stdio};
 
 use fermata_protocol::{CriuSpec, EngineSpec};
 use rustix::process::Pid;
+use rustix::thread::CapabilitySet;
 
 use super::mirror;
 use crate::CheckpointError;
@@ -141,7 +142,11 @@ impl Program {
                 None => SEARCH_PATH.to_owned(),
             },
             kernel_facts: self.kernel_facts.clone(),
-            preload: self.helpers.as_ref().map(|helpers| helpers.join(LIMITS)),
+            preload: self
+                .helpers
+                .as_ref()
+                .filter(|_| may_not_read_limits())
+                .map(|helpers| helpers.join(LIMITS)),
         }
     }
 
@@ -198,6 +203,12 @@ impl Program {
         fs::rename(&fresh, &path).ok()?;
         Some(path)
     }
+}
+
+/// Whether prlimit(2) hides the limits of other users' processes from us: on a machine that is itself a container.
+fn may_not_read_limits() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| !sets.effective.contains(CapabilitySet::SYS_RESOURCE))
 }
 
 /// The launcher stands in for tar(1); a shared object for a part of prlimit(2).
@@ -306,7 +317,8 @@ fn make_prefix(directory: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), Che
     }
     let fresh = directory.join(format!(".criu-{}", std::process::id()));
     let result = extract(&fresh, making).and_then(|()| {
-        keep_programs(&fresh)?;
+        // Device nodes and the like: whoever copies the data directory must not come upon /dev/zero.
+        keep_only_usr(&fresh)?;
         // Read by other users' tools never, but the loader must be able to.
         fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755))
             .map_err(CheckpointError::file("set mode of", &fresh))?;
@@ -320,22 +332,18 @@ fn make_prefix(directory: &Path, making: &dyn Fn(Option<Pid>)) -> Result<(), Che
     result
 }
 
-/// Leaves what programs and their libraries are in: the rest of a root filesystem, device nodes not least, is of no use and a
-/// trap for whoever copies it.
-fn keep_programs(prefix: &Path) -> Result<(), CheckpointError> {
-    for entry in fs::read_dir(prefix).map_err(CheckpointError::file("list", prefix))? {
-        let entry = entry.map_err(CheckpointError::file("list", prefix))?;
-        let name = entry.file_name();
-        if name == "usr" || name.to_string_lossy().starts_with("lib") {
+fn keep_only_usr(root: &Path) -> Result<(), CheckpointError> {
+    for entry in fs::read_dir(root).map_err(CheckpointError::file("list", root))? {
+        let entry = entry.map_err(CheckpointError::file("list", root))?;
+        let path = entry.path();
+        if entry.file_name() == "usr" {
             continue;
         }
-        let path = entry.path();
-        let removed = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            fs::remove_dir_all(&path)
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&path)?;
         } else {
-            fs::remove_file(&path)
-        };
-        removed.map_err(CheckpointError::file("remove", path))?;
+            fs::remove_file(&path).map_err(CheckpointError::file("remove", &path))?;
+        }
     }
     Ok(())
 }
@@ -429,7 +437,9 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect::<Vec<_>>();
         assert_eq!(names, [PREFIX]);
-        let command = prefix_command(&directory.path().join(PREFIX)).unwrap();
+        let prefix = directory.path().join(PREFIX);
+        assert_eq!(fs::read_dir(&prefix).unwrap().count(), 1);
+        let command = prefix_command(&prefix).unwrap();
         assert!(Program::examine(command).unwrap().version() >= OLDEST);
     }
 

@@ -1,0 +1,190 @@
+//! Capturing a running sandbox: its processes and its upper, of one instant.
+//!
+//! ```text
+//! record "making" ─► new connections held back, the agent's closed ─► flush (it runs on)
+//!   ─► freeze ─► processes captured ─► [instant: upper snapshotted] ─► still frozen: the caller thaws, or ends it
+//! ```
+//!
+//! What is captured is "making" until somebody keeps it: a daemon that dies before leaves nothing.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fermata_checkpoint::{Checkpointer, Tree};
+use fermata_runtime::Frozen;
+use jiff::Timestamp;
+use tracing::warn;
+
+use crate::checkpoint::blocking;
+use crate::create::{make_directory, new_id, runtime};
+use crate::live::{Inner, Live, lock};
+use crate::model::{ImageId, SandboxId};
+use crate::records::{Held, ImageRecord, MemoryRecord, SnapshotStatus};
+use crate::storage::Storage;
+use crate::{EngineError, Result};
+
+/// A captured sandbox: both halves, neither of them durable or to be found yet.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) record: MemoryRecord,
+    pub(crate) image: ImageRecord,
+}
+
+/// The sandbox stands still where it was captured; dropping this lets it go on.
+#[derive(Debug)]
+pub(crate) struct Still {
+    frozen: Frozen,
+    since: Instant,
+}
+
+/// Captures a running sandbox. The caller holds its operation lock.
+///
+/// Nothing of a failed attempt is left, and the sandbox runs on.
+pub(crate) async fn capture(inner: &Inner, live: &Live) -> Result<(Captured, Still)> {
+    live.require_running()?;
+    let checkpointer = inner.checkpointer().await?;
+    let engine = checkpointer.engine();
+    let image = ImageRecord::of_snapshot(inner, live, new_id("im")?)?;
+    let record = MemoryRecord {
+        id: new_id("ms")?,
+        status: SnapshotStatus::Making,
+        image: image.id.clone(),
+        sandbox: live.id.clone(),
+        spec: lock(&live.spec).clone(),
+        held: Held {
+            layers: live.layers.clone(),
+            ports: exposed(live),
+            generation: live.generation(),
+            restored_from: live.restored.as_ref().map(|restored| restored.from.clone()),
+            engine: format!("{} {}", engine.name, engine.version),
+            ..Held::default()
+        },
+        created_at: Timestamp::now(),
+    };
+    inner.records.insert_memory_snapshot(&record).await?;
+    inner.records.insert_image(&image).await?;
+    let captured = Captured { record, image };
+    match hold(inner, live, checkpointer, &captured).await {
+        Ok(still) => Ok((captured, still)),
+        Err(error) => {
+            abandon(inner, &captured).await;
+            Err(error)
+        }
+    }
+}
+
+fn exposed(live: &Live) -> Vec<crate::model::PortNumber> {
+    let ports = live.ports.list().into_iter();
+    ports.map(|(port, _)| port.into()).collect()
+}
+
+async fn hold(
+    inner: &Inner,
+    live: &Live,
+    checkpointer: Arc<dyn Checkpointer>,
+    captured: &Captured,
+) -> Result<Still> {
+    let directory = inner.memory_directory(&captured.record.id);
+    make_directory(&directory)?;
+    // Its end of the agent's connections is here, so it would be missing in a restored sandbox.
+    let _ports = live.ports.suspend().await;
+    let _agent = live.agent.suspend().await;
+    inner.storage.flush_upper(&live.id).await?;
+    let status = live.shim.status().await;
+    let status = status.map_err(runtime("look at", &live.id))?;
+
+    let since = Instant::now();
+    let frozen = live.shim.freeze(inner.config.freeze_limit).await;
+    let frozen = frozen.map_err(runtime("freeze", &live.id))?;
+    let lease = frozen.as_fd().try_clone_to_owned();
+    let work = Work {
+        checkpointer,
+        sandbox: live.id.clone(),
+        image: captured.image.id.clone(),
+        init_pid: status.init_pid,
+        cgroup: inner.cgroups.spec(live.id.as_str()).unified,
+        lease: lease.map_err(|source| EngineError::File {
+            action: "duplicate the freeze for",
+            path: directory.clone(),
+            source,
+        })?,
+        directory,
+    };
+    let storage = inner.storage.clone();
+    blocking(move || work.run(&storage)).await?;
+    Ok(Still { frozen, since })
+}
+
+impl Still {
+    /// Lets the sandbox go on, and notes for how long it stood still.
+    pub(crate) async fn thaw(self, captured: &mut Captured) -> Result<()> {
+        let thawed = self.frozen.thaw().await;
+        captured.record.held.paused_ms = self.since.elapsed().as_secs_f64() * 1e3;
+        thawed.map_err(runtime("thaw", &captured.record.sandbox))
+    }
+
+    /// Notes for how long it has stood still so far.
+    pub(crate) fn note(&self, captured: &mut Captured) {
+        captured.record.held.paused_ms = self.since.elapsed().as_secs_f64() * 1e3;
+    }
+}
+
+/// Takes away what was captured and is not kept.
+pub(crate) async fn abandon(inner: &Inner, captured: &Captured) {
+    let removed = async {
+        crate::images::destroy(inner, &captured.image).await?;
+        crate::memory::destroy(inner, &captured.record.id).await
+    };
+    if let Err(error) = removed.await {
+        // The next start finds it.
+        warn!(snapshot = %captured.record.id, error = error.chain(), "cannot clear away what was captured");
+    }
+}
+
+/// What a capture needs in a thread that blocks.
+#[derive(Debug)]
+struct Work {
+    checkpointer: Arc<dyn Checkpointer>,
+    sandbox: SandboxId,
+    image: ImageId,
+    init_pid: i32,
+    cgroup: PathBuf,
+    lease: OwnedFd,
+    directory: PathBuf,
+}
+
+impl Work {
+    fn run(self, storage: &Storage) -> Result<()> {
+        let tree = Tree {
+            init_pid: self.init_pid,
+            cgroup: &self.cgroup,
+            lease: self.lease.as_fd(),
+        };
+        // Kept apart: on its way through the checkpointer it would lose what it is.
+        let mut failure = None;
+        let mut at_instant = || {
+            let held = storage.snapshot_upper_now(&self.sandbox, &self.image);
+            held.map_err(|source| {
+                failure = Some(source);
+                std::io::Error::other("the filesystem cannot be held")
+            })
+        };
+        let captured = self
+            .checkpointer
+            .capture(&tree, &self.directory, &mut at_instant);
+        match (failure, captured) {
+            (Some(source), _) => Err(EngineError::Pool {
+                subject: format!("a snapshot of sandbox {}", self.sandbox),
+                source,
+            }),
+            (None, Err(source)) => Err(EngineError::Checkpoint {
+                action: "hold",
+                id: self.sandbox,
+                source,
+            }),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+}

@@ -232,8 +232,9 @@ def test_the_engine_is_killed_in_the_middle_of_a_snapshot(engine_of_its_own, ser
         assert set(nothing_half_made(server)) == set(snapshots)
     assert failures, "it was never hit"
     # CRIU that is killed while it works inside a process can leave one that goes on but cannot be held again, and says so.
-    assert all("ended in the middle" in failure or "cannot be held" in failure for failure in failures), failures
-    if all("ended in the middle" in failure for failure in failures):
+    unhurt = all("ended in the middle" in failure for failure in failures)
+    assert unhurt or "cannot be held" in failures[-1], failures
+    if unhurt:
         snapshots.append(sandbox.snapshot_memory())
     for snapshot in snapshots:
         comes_to_a_good_end(play_on(snapshot), process)

@@ -231,7 +231,7 @@ def test_the_engine_is_killed_in_the_middle_of_a_snapshot(engine_of_its_own, ser
         goes_on(sandbox, process)
         assert set(nothing_half_made(server)) == set(snapshots)
     assert failures, "it was never hit"
-    # CRIU that is killed while it works inside a process can leave one that goes on but cannot be held again, and says so.
+    # CRIU that is killed while it works inside a process can leave one that goes on but cannot be held again.
     unhurt = all("ended in the middle" in failure for failure in failures)
     assert unhurt or "cannot be held" in failures[-1], failures
     if unhurt:

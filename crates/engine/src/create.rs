@@ -27,7 +27,7 @@ use crate::live::{Inner, Live, lock};
 use crate::machine::{Event, State};
 use crate::model::{NetworkPolicy, Sandbox, SandboxId, SandboxSpec, SandboxStatus};
 use crate::records::{ImageRecord, Restored, SandboxRecord};
-use crate::restore::Held;
+use crate::restore::Origin;
 use crate::{Engine, EngineError, Result};
 
 /// Docker's size of `/dev/shm`.
@@ -53,11 +53,11 @@ impl Engine {
     }
 }
 
-/// Makes a sandbox that starts afresh, or whose processes are those of `held`.
+/// Makes a sandbox that starts afresh, or whose processes are those of `origin`.
 pub(crate) async fn create(
     inner: Arc<Inner>,
     spec: SandboxSpec,
-    held: Option<Held>,
+    origin: Option<Origin>,
 ) -> Result<Sandbox> {
     let started = Instant::now();
     inner.refuse_when_closing()?;
@@ -78,8 +78,8 @@ pub(crate) async fn create(
         .get(&image_id)
         .cloned()
         .ok_or(EngineError::ImageNotFound { id: image_id })?;
-    let layers = match &held {
-        Some(held) => held.record.held.layers.clone(),
+    let layers = match &origin {
+        Some(origin) => origin.record.held.layers.clone(),
         None => inner.storage.stack(&image.layers)?,
     };
     let id = match spec.id.clone() {
@@ -98,9 +98,9 @@ pub(crate) async fn create(
         spec,
         slot: Some(slot.number),
         layers,
-        restored: held.as_ref().map(|held| Restored {
-            from: held.from.clone(),
-            generation: held.record.held.generation + 1,
+        restored: origin.as_ref().map(|origin| Restored {
+            from: origin.from.clone(),
+            generation: origin.record.held.generation + 1,
         }),
         created_at: Timestamp::now(),
     };
@@ -110,11 +110,11 @@ pub(crate) async fn create(
     }
     let live = new_live(&inner, &record, &image, &slot);
     lock(&inner.live).insert(id.clone(), live.clone());
-    match start(&inner, &live, &image, &slot, &policy, held.as_ref()).await {
+    match start(&inner, &live, &image, &slot, &policy, origin.as_ref()).await {
         Ok(()) => {
             inner.apply(&live, Event::Ready).await?;
             crate::supervise::spawn(&inner, live.clone());
-            info!(sandbox = %id, image = %image.id, restored = held.is_some(), elapsed_ms = started.elapsed().as_millis(), "sandbox runs");
+            info!(sandbox = %id, image = %image.id, restored = origin.is_some(), elapsed_ms = started.elapsed().as_millis(), "sandbox runs");
             if live.state.borrow().status != SandboxStatus::Running {
                 // Asked to stop while it was being made: end it now that there is something to end.
                 let _ = live.shim.kill().await;
@@ -175,7 +175,7 @@ async fn start(
     image: &ImageRecord,
     slot: &Slot,
     policy: &Policy,
-    held: Option<&Held>,
+    origin: Option<&Origin>,
 ) -> Result<()> {
     let id = &live.id;
     if *policy != Policy::Open {
@@ -195,8 +195,8 @@ async fn start(
         .cgroups
         .create(id.as_str(), limits)
         .map_err(runtime("limit", id))?;
-    let upper_of = match held {
-        Some(held) => &held.image,
+    let upper_of = match origin {
+        Some(origin) => &origin.image,
         None => image,
     };
     let (upper, lower) = tokio::try_join!(
@@ -221,15 +221,15 @@ async fn start(
         environment: BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]),
         files: files(inner, live, &hostname),
         shared_memory_bytes: SHARED_MEMORY_BYTES,
-        restore: match held {
-            Some(held) => Some(crate::restore::restore_spec(inner, &held.record).await?),
+        restore: match origin {
+            Some(origin) => Some(crate::restore::restore_spec(inner, &origin.record).await?),
             None => None,
         },
     };
     start_shim(&inner.config.shim_program, &run_directory, &shim_spec)
         .await
         .map_err(runtime("start", id))?;
-    if held.is_some() {
+    if origin.is_some() {
         crate::restore::run_hooks(live).await?;
     }
     crate::ports::expose_all(inner, live, spec.ports).await

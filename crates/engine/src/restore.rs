@@ -31,7 +31,7 @@ const HOOKS_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a sandbox is played on from.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Origin {
     pub(crate) record: Arc<MemoryRecord>,
     /// The filesystem half.
     pub(crate) image: ImageRecord,
@@ -52,13 +52,13 @@ impl Engine {
             labels: restore.labels.unwrap_or_else(|| record.spec.labels.clone()),
             ..record.spec.clone()
         };
-        let held = Held {
+        let origin = Origin {
             image: self.inner.image_record(&record.image)?,
             from: RestoredFrom::Snapshot(id.clone()),
             record,
         };
-        self.inner.check(&held.record).await?;
-        play_on(&self.inner, spec, held).await
+        self.inner.check(&origin.record).await?;
+        play_on(&self.inner, spec, origin).await
     }
 
     /// Holds a sandbox for a moment and plays it on as `count` new ones beside it; a result for each. Nothing is kept of what
@@ -94,12 +94,12 @@ async fn fork(inner: Arc<Inner>, live: Arc<Live>, count: usize) -> Result<Fork> 
             image: Some(live.image.clone()),
             ..record.spec.clone()
         };
-        let held = Held {
+        let origin = Origin {
             record: record.clone(),
             image: captured.image.clone(),
             from: RestoredFrom::Sandbox(live.id.clone()),
         };
-        play_on(&inner, spec, held)
+        play_on(&inner, spec, origin)
     });
     let children = futures::future::join_all(children).await;
     abandon(&inner, &captured).await;
@@ -112,13 +112,13 @@ async fn fork(inner: Arc<Inner>, live: Arc<Live>, count: usize) -> Result<Fork> 
 }
 
 /// Makes the sandbox, also when the caller goes away meanwhile.
-async fn play_on(inner: &Arc<Inner>, spec: SandboxSpec, held: Held) -> Result<Sandbox> {
+async fn play_on(inner: &Arc<Inner>, spec: SandboxSpec, origin: Origin) -> Result<Sandbox> {
     inner.refuse_when_closing()?;
     let spec = SandboxSpec {
-        ports: held.record.held.ports.iter().copied().collect(),
+        ports: origin.record.held.ports.iter().copied().collect(),
         ..spec
     };
-    let task = inner.tasks.spawn(create(inner.clone(), spec, Some(held)));
+    let task = inner.tasks.spawn(create(inner.clone(), spec, Some(origin)));
     task.await.map_err(|_| EngineError::ShuttingDown)?
 }
 

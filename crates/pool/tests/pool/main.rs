@@ -1,6 +1,8 @@
 //! Both drivers, the layers and the whole pool against a real kernel: loop devices, btrfs, EROFS, overlayfs. Needs root.
 
 #[cfg(test)]
+mod ahead;
+#[cfg(test)]
 mod base;
 #[cfg(test)]
 mod contract;

@@ -214,7 +214,7 @@ def engine_of_its_own(server):
 
 @pytest.mark.xfail(
     strict=False,
-    reason="about one run in three: a capture after one whose CRIU was killed is refused with `POKEDATA failed`",
+    reason="CRIU that is killed while its code is in a task ends that task, or makes the next capture fail (POKEDATA)",
 )
 def test_the_engine_is_killed_in_the_middle_of_a_snapshot(engine_of_its_own, server, busy, snapshots, play_on):
     sandbox, process = busy

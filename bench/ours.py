@@ -3,10 +3,12 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from beta9.channel import Channel
@@ -15,21 +17,30 @@ from beta9.clients.pod import (
     CreatePodRequest,
     PodSandboxDownloadFileRequest,
     PodSandboxExecRequest,
+    PodSandboxListUrlsRequest,
+    PodSandboxSnapshotMemoryRequest,
     PodSandboxStatusRequest,
     PodServiceStub,
 )
 from clock import milliseconds, pss_kib
+from contender import HeldMemory, get
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BINARY = REPOSITORY / "target/x86_64-unknown-linux-gnu/release/fermata"
+RELEASE = REPOSITORY / "target/x86_64-unknown-linux-gnu/release/fermata"
+# Another build is for trying the benchmark out; the report says which one ran.
+BINARY = Path(os.environ.get("FERMATA_BIN", RELEASE))
 TOKEN = "benchmark-".ljust(64, "0")
 
 
 class Fermata:
     name = "fermata"
+    restores_at_once = None
 
     def __init__(self, data_directory: Path):
         self.data_directory = data_directory
+        # Of cargo's directory for the profile.
+        self.build = BINARY.resolve().parent.name
+        self._urls: dict[str, dict[int, str]] = {}
         self.version = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout.split()[
             1
         ]
@@ -124,7 +135,60 @@ class Fermata:
         self._stubs.pop(image, None)
         self._api("DELETE", f"/images/{image}")
 
+    def run(self, command: list[str], port: int | None) -> str:
+        sandbox = self.create()
+        if port is not None:
+            self.expose(sandbox, port)
+            self._urls[sandbox] = self._list_urls(sandbox)
+        self.start(sandbox, command)
+        return sandbox
+
+    def asking(self, sandbox: str, port: int) -> Callable[[], None]:
+        url = self._urls[sandbox][port]
+        return lambda: get(url)
+
+    def hold_memory(self, sandbox: str) -> HeldMemory:
+        answers = []
+        total_ms = milliseconds(
+            lambda: answers.append(
+                self._pods.sandbox_snapshot_memory(PodSandboxSnapshotMemoryRequest(container_id=sandbox))
+            )
+        )
+        (answer,) = answers
+        assert answer.ok, answer.error_msg
+        facts = self._api("GET", f"/snapshots/{answer.checkpoint_id}")
+        return HeldMemory(answer.checkpoint_id, total_ms, facts["paused_ms"], facts["memory_bytes"])
+
+    def restore(self, held: HeldMemory) -> str:
+        """With its new URLs, as whoever made it needs them."""
+        answer = self._pods.create_pod(CreatePodRequest(checkpoint_id=held.name))
+        assert answer.ok, answer.error_msg
+        self._urls[answer.container_id] = self._list_urls(answer.container_id)
+        return answer.container_id
+
+    def _list_urls(self, sandbox: str) -> dict[int, str]:
+        answer = self._pods.sandbox_list_urls(PodSandboxListUrlsRequest(container_id=sandbox))
+        assert answer.ok, answer.error_msg
+        return answer.urls
+
+    def forget_memory(self, held: HeldMemory) -> None:
+        self._api("DELETE", f"/snapshots/{held.name}")
+
+    def criu(self) -> list[str] | None:
+        """The words that start the CRIU in use, which the server makes in the background at its first start."""
+        prefix = self.data_directory / "engines/criu"
+        deadline = time.monotonic() + 60
+        while not prefix.exists() and shutil.which("criu") is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not prefix.exists():
+            found = shutil.which("criu")
+            return [found] if found else None
+        # Through its own loader, because the libraries of this machine may be older.
+        loader, libraries = prefix / "usr/lib64/ld-linux-x86-64.so.2", prefix / "usr/lib/x86_64-linux-gnu"
+        return [str(loader), "--library-path", str(libraries), str(prefix / "usr/sbin/criu")]
+
     def end(self, sandbox: str) -> None:
+        self._urls.pop(sandbox, None)
         assert self._gateway.stop_container(StopContainerRequest(container_id=sandbox)).ok
 
     def idle_kib(self, sandbox: str) -> int:

@@ -49,6 +49,16 @@ def ms(value: float | None) -> str:
     return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 
+def forks(system: dict[str, Any]) -> str:
+    total = ms(pick(system, "fork", "total_ms"))
+    failed = pick(system, "fork", "failed")
+    return f"{total}, {failed} of {pick(system, 'fork', 'n')} failed" if failed else total
+
+
+def size(value: float | None) -> str:
+    return "n/a" if value is None else f"{value / 1e6:.0f} MB"
+
+
 def mib(value: float | None) -> str:
     return "n/a" if value is None else f"{value / 1024:.1f} MiB"
 
@@ -61,7 +71,7 @@ def two(first: str, second: str) -> str:
     return "n/a" if (first, second) == ("n/a", "n/a") else f"{first} / {second}"
 
 
-def rows(system: dict[str, Any], crowd_seconds: int) -> list[tuple[str, str]]:
+def rows(system: dict[str, Any], results: dict[str, Any]) -> list[tuple[str, str]]:
     def value(*path: str) -> str:
         return ms(pick(system, *path))
 
@@ -80,11 +90,26 @@ def rows(system: dict[str, Any], crowd_seconds: int) -> list[tuple[str, str]]:
             "new sandbox from a snapshot with 500 MB → first exec answered, p50 / p99",
             two(value("create_from_held", "p50"), value("create_from_held", "p99")),
         ),
+        (
+            "memory snapshot of a web server that holds 200 MB, total / pause, p50",
+            two(value("hold_memory", "total_ms", "p50"), value("hold_memory", "paused_ms", "p50")),
+        ),
+        ("its size", size(pick(system, "hold_memory", "size_bytes"))),
+        ("restore of it → first HTTP 200, p50 / p99", two(value("restore", "p50"), value("restore", "p99"))),
+        (f"{results['forks']} forks of it: memory snapshot, restores, all have answered", forks(system)),
+        (
+            "restore of a waiting shell → first exec answered, p50 / p99",
+            two(value("restore_shell", "p50"), value("restore_shell", "p99")),
+        ),
         ("memory of the keepers of one idle sandbox (PSS)", mib(pick(system, "idle", "kib"))),
         ("the same with many sandboxes alive", mib(pick(system, "many", "idle_kib"))),
         (
             "many sandboxes made one after another, all alive: first ten / last ten, p50",
             two(value("many", "first_ten", "p50"), value("many", "last_ten", "p50")),
+        ),
+        (
+            f"how many: {results['crowd']}, or as many as {results['crowd_seconds']} s were enough for",
+            str(pick(system, "many", "n") or "n/a"),
         ),
         (
             "exposed port: added to a round trip / to a new connection, p50",
@@ -94,13 +119,12 @@ def rows(system: dict[str, Any], crowd_seconds: int) -> list[tuple[str, str]]:
             "the same: throughput of one connection, of direct loopback",
             share(pick(system, "ports", "throughput_share")),
         ),
-        (f"how many: 100, or as many as {crowd_seconds} s were enough for", str(pick(system, "many", "n") or "n/a")),
     ]
 
 
 def table(results: dict[str, Any]) -> str:
     systems = [name for name in SYSTEMS if name in results["systems"]]
-    columns = [rows(results["systems"][name], results["crowd_seconds"]) for name in systems]
+    columns = [rows(results["systems"][name], results) for name in systems]
     lines = [f"| measure | {' | '.join(systems)} |", f"|---|{'---:|' * len(systems)}"]
     for cells in zip(*columns, strict=True):
         lines.append(f"| {cells[0][0]} | {' | '.join(text for _, text in cells)} |")
@@ -118,11 +142,19 @@ def write(path: Path, results: dict[str, Any], text: str) -> None:
         notes.append(f"- {name} {system['version']}")
         reasons = {part["unavailable"] for part in system.values() if isinstance(part, dict) and "unavailable" in part}
         notes.extend(f"  - n/a: {reason}" for reason in sorted(reasons))
+        notes.extend(f"  - failed fork: {reason}" for reason in pick(system, "fork", "reasons") or [])
+    origin = (
+        f"Made by `make bench` on {facts['date']}: {facts['processor']}, {facts['memory']}, Linux {facts['kernel']},\n"
+        f"{facts['system']}. Fermata is a {results['build']} build."
+    )
+
+    def rounds(name: str, part: str) -> Any:
+        return pick(results, "systems", name, part, "n") or "n/a"
+
     path.write_text(
         f"""# Benchmarks
 
-Made by `make bench` on {facts["date"]}: {facts["processor"]}, {facts["memory"]}, Linux {facts["kernel"]},
-{facts["system"]}.
+{origin}
 All systems ran in the same run, one after another, from the same root filesystem (Fermata's base image).
 
 {text}
@@ -135,14 +167,27 @@ All systems ran in the same run, one after another, from the same root filesyste
 - Every sandbox of Fermata and podman has a network of its own; runsc is driven directly and has none.
 - The total of our snapshots is that of our own interface, which also counts the bytes held (about half a second for
   50,000 files). The Beam call answers before that count.
-- "Pause" is how long the sandbox stood still, as Fermata's own interface returns it; podman does not tell.
+- "Pause" is how long the sandbox stood still: as Fermata's own interface returns it, and for podman's checkpoints as
+  CRIU counted it (`frozen_time`). podman's `commit` and runsc do not tell.
+- The web server is Python's own, with 200 MB of random bytes. Fermata starts it in a sandbox with an exposed port, the
+  peers as the container's own program. It runs on after each memory snapshot: `snapshot_memory`, `podman container
+  checkpoint --leave-running --compress=none --export`, `runsc checkpoint --leave-running --compression=none`. Its size
+  is that of Fermata's memory half, of podman's archive (with changes of the filesystem) and of runsc's image.
+- podman's CRIU is the one that Fermata uses, first on PATH.
+- A restore is a new sandbox beside all others: `create_from_memory_snapshot` with `list_urls`, `podman container
+  restore --import --name`, `runsc restore`. The server is asked through the exposed port; at podman's container
+  address, whose look-up is not counted; and at runsc, which has no network here, by a shell that is started inside.
+- Forks are of a running server: one memory snapshot, then the restores, Fermata's all at once, the peers' as many at
+  once as there are cores.
+- The waiting shell is `sh` in the middle of a `read`.
 - runsc keeps its changes in memory (`--overlay2=root:memory`) and uses the systrap platform.
 - An exposed port is compared with the same server on the host's own loopback, taking turns: a round trip of one byte
   on an open connection, connecting with a first round trip, and 1 GiB from the server to the client. It has no peer
   here: podman's `--publish` is for servers that listen on the container's outside address.
-- Each measurement warms up first; medians and nearest-rank percentiles of
-  {pick(results, "systems", "fermata", "create", "n") or "n/a"} (Fermata) and
-  {pick(results, "systems", "podman", "create", "n") or "n/a"} (peers) creations. Snapshots: 7 and 2.
+- Each measurement warms up first, except the forks, which are made once. Medians and nearest-rank percentiles of, for
+  Fermata and for the peers, {rounds("fermata", "create")} and {rounds("podman", "create")} creations,
+  {rounds("fermata", "restore")} and {rounds("podman", "restore")} memory snapshots and restores of the server,
+  {rounds("fermata", "restore_shell")} and {rounds("podman", "restore_shell")} restores of the shell, 7 and 2 filesystem snapshots.
 - Keepers are the processes a system adds for each sandbox: Fermata's shim and agent, podman's conmon, gVisor's sandbox
   and gofer. The user's own processes are not counted. PSS counts a shared page by its share.
 """

@@ -9,21 +9,36 @@ import contextlib
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import memory
 import ports
 import report
 from clock import milliseconds, summary
 from contender import WRITE_500_MB, WRITE_50000_FILES, Contender, Unavailable
-from ours import REPOSITORY, Fermata
+from ours import BINARY, RELEASE, REPOSITORY, Fermata
 from podman import Podman
 from runsc import Runsc
 
-QUICK, SLOW = 60, 20
+
+@dataclass(frozen=True)
+class Counts:
+    quick: int
+    held: int
+    memory: int
+    forks: int
+    crowd: int
+
+
+OURS = Counts(quick=60, held=7, memory=15, forks=20, crowd=100)
+PEERS = Counts(quick=20, held=2, memory=7, forks=20, crowd=100)
+TRIAL = Counts(quick=4, held=1, memory=2, forks=3, crowd=5)
 
 # A system whose idle sandboxes keep the processor busy slows down with each one more: enough is known after this long.
 CROWD_SECONDS = 60
@@ -127,22 +142,32 @@ def measure(label: str, work: Callable[[], dict]) -> dict:
         result = work()
     except Unavailable as reason:
         result = {"unavailable": str(reason)}
-    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+    except subprocess.SubprocessError as error:
+        # Only peers are driven through programs.
+        result = {"unavailable": f"{label}: {memory.reason(error)}"}
+    print(result.get("unavailable", f"{time.monotonic() - began:.0f} s"), file=sys.stderr)
     return result
 
 
-def measure_all(system: Contender, quick: int, held: int, crowd: int) -> dict:
+def measure_all(system: Contender, counts: Counts, wanted: set[str] | None) -> dict:
     print(f"{system.name} {system.version}", file=sys.stderr)
-    return {
-        "version": system.version,
-        "create": measure("create and first exec", lambda: create_and_execute(system, quick)),
-        "execute": measure("exec", lambda: execute(system, quick * 2)),
-        "hold_500_mb": measure("snapshot after 500 MB", lambda: hold_after(system, WRITE_500_MB, held)),
-        "hold_50000_files": measure("snapshot after 50,000 files", lambda: hold_after(system, WRITE_50000_FILES, held)),
-        "create_from_held": measure("create from a snapshot", lambda: create_from_held(system, quick // 2)),
-        "idle": measure("idle memory", lambda: idle_memory(system)),
-        "many": measure(f"{crowd} alive at once", lambda: many(system, crowd)),
+    work: dict[str, tuple[str, Callable[[], dict]]] = {
+        "create": ("create and first exec", lambda: create_and_execute(system, counts.quick)),
+        "execute": ("exec", lambda: execute(system, counts.quick * 2)),
+        "hold_500_mb": ("snapshot after 500 MB", lambda: hold_after(system, WRITE_500_MB, counts.held)),
+        "hold_50000_files": ("snapshot after 50,000 files", lambda: hold_after(system, WRITE_50000_FILES, counts.held)),
+        "create_from_held": ("create from a snapshot", lambda: create_from_held(system, counts.quick // 2)),
+        "hold_memory": ("memory snapshot", lambda: memory.hold(system, counts.memory)),
+        "restore": ("restore of a web server", lambda: memory.restore(system, counts.memory)),
+        "fork": (f"{counts.forks} forks of a web server", lambda: memory.fork(system, counts.forks)),
+        "restore_shell": ("restore of a shell", lambda: memory.restore_shell(system, counts.quick // 2)),
+        "idle": ("idle memory", lambda: idle_memory(system)),
+        "many": (f"{counts.crowd} alive at once", lambda: many(system, counts.crowd)),
     }
+    if isinstance(system, Fermata):
+        work["ports"] = ("exposed port", lambda: ports.measure(system))
+    measured = {name: measure(*part) for name, part in work.items() if wanted is None or name in wanted}
+    return {"version": system.version, **measured}
 
 
 def main() -> None:
@@ -151,30 +176,43 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--data-dir", type=Path, default=Path("/var/lib/fermata-bench"))
     options.add_argument("--runsc", type=Path, help="the runsc program")
-    options.add_argument("--only", help="measure only this system, or only the exposed `ports`, and write no table")
+    options.add_argument("--trial", action="store_true", help="few rounds, to see that it works; writes no table")
+    options.add_argument("--only", help="measure only this system; writes no table")
+    options.add_argument(
+        "--measure", help="measure only these, by their names in the JSON, with commas; writes no table"
+    )
     arguments = options.parse_args()
+    wanted = set(arguments.measure.split(",")) if arguments.measure else None
+    whole = not arguments.trial and arguments.only is None and wanted is None and BINARY == RELEASE
 
-    results: dict = {"machine": report.machine(), "crowd_seconds": CROWD_SECONDS, "systems": {}}
+    ours_counts, peers_counts = (TRIAL, TRIAL) if arguments.trial else (OURS, PEERS)
+    results: dict = {
+        "machine": report.machine(),
+        "crowd_seconds": CROWD_SECONDS,
+        "crowd": ours_counts.crowd,
+        "forks": ours_counts.forks,
+        "systems": {},
+    }
     work = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     root = work / "root.tar"
     try:
         with contextlib.closing(Fermata(arguments.data_dir)) as ours:
+            results["build"] = ours.build
+            results["trial"] = None if whole else f"{ours.build} build, {'few' if arguments.trial else 'all'} rounds"
             ours.export_root(root)
             if arguments.only in (None, "fermata"):
-                results["systems"]["fermata"] = measure_all(ours, QUICK, 7, 100)
-            if arguments.only in (None, "fermata", "ports"):
-                exposed = measure("exposed port", lambda: ports.measure(ours))
-                results["systems"].setdefault("fermata", {"version": ours.version})["ports"] = exposed
-        peers: list[tuple[str, Callable[[], Contender], int, int]] = [
-            ("podman", lambda: Podman(work, root), SLOW, 2),
-            ("runsc", lambda: Runsc(work, root, arguments.runsc), SLOW, 2),
+                results["systems"]["fermata"] = measure_all(ours, ours_counts, wanted)
+            criu = ours.criu()
+        peers: list[tuple[str, Callable[[], Contender]]] = [
+            ("podman", lambda: Podman(work, root, criu)),
+            ("runsc", lambda: Runsc(work, root, arguments.runsc)),
         ]
-        for name, make, quick, held in peers:
+        for name, make in peers:
             if arguments.only not in (None, name):
                 continue
             try:
                 with contextlib.closing(make()) as peer:
-                    results["systems"][name] = measure_all(peer, quick, held, 100)
+                    results["systems"][name] = measure_all(peer, peers_counts, wanted)
             except Unavailable as reason:
                 print(f"{name}: n/a: {reason}", file=sys.stderr)
                 results["systems"][name] = {"unavailable": str(reason)}
@@ -186,8 +224,10 @@ def main() -> None:
     file = out / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
     file.write_text(json.dumps(results, indent=2))
     table = report.table(results)
-    if arguments.only is None:
+    if whole:
         report.write(REPOSITORY / "docs/benchmarks.md", results, table)
+    else:
+        print(f"NOT A MEASUREMENT TO QUOTE: {results['trial']}. docs/benchmarks.md is as it was.")
     print(table)
 
 

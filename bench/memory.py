@@ -10,7 +10,9 @@ import subprocess
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
 
 from clock import milliseconds, summary
 from contender import Contender, HeldMemory, Unavailable
@@ -135,15 +137,14 @@ def fork(system: Contender, count: int) -> dict:
         snapshot = system.hold_memory(source)
         names: list[str] = []
         try:
-            with ThreadPoolExecutor(system.restores_at_once or count) as pool:
-                children = [pool.submit(system.restore, snapshot) for _ in range(count)]
+            # Noted by each itself, so that they end with a run that is ended.
+            restores = [lambda: names.append(system.restore(snapshot))] * count
+            restored = at_once(system.restores_at_once or count, restores)
             taken_ms = (time.perf_counter() - began) * 1000
-            failures = [reason(error) for child in children if (error := child.exception())]
-            names.extend(child.result() for child in children if not child.exception())
+            failures = [reason(error) for child in restored if (error := child.exception())]
             asking = [system.asking(name, PORT) for name in names]
             began = time.perf_counter()
-            with ThreadPoolExecutor(count) as pool:
-                answered = [pool.submit(answers, ask) for ask in asking]
+            answered = at_once(count, [partial(answers, ask) for ask in asking])
             taken_ms += (time.perf_counter() - began) * 1000
             failures.extend(reason(error) for child in answered if (error := child.exception()))
             # The source was never in the way.
@@ -156,6 +157,18 @@ def fork(system: Contender, count: int) -> dict:
     if len(failures) == count:
         raise Unavailable(f"no fork of {count} answered: {failures[0]}")
     return {**result, "total_ms": taken_ms, "at_once": system.restores_at_once or count}
+
+
+def at_once(most: int, calls: list[Callable[[], Any]]) -> list[Future]:
+    """Makes all calls, so many at the same time, and returns when they have ended."""
+    pool = ThreadPoolExecutor(most)
+    try:
+        ends = [pool.submit(call) for call in calls]
+        wait(ends)
+        return ends
+    finally:
+        # Of a run that is ended, what has not begun does not begin.
+        pool.shutdown(cancel_futures=True)
 
 
 def reason(error: BaseException) -> str:

@@ -148,8 +148,8 @@ def write(path: Path, results: dict[str, Any], text: str) -> None:
         f"{facts['system']}. Fermata is a {results['build']} build."
     )
 
-    def rounds(name: str, part: str) -> Any:
-        return pick(results, "systems", name, part, "n") or "n/a"
+    def rounds(*part: str) -> str:
+        return " / ".join(str(pick(results, "systems", name, *part, "n") or "n/a") for name in ("fermata", "podman"))
 
     path.write_text(
         f"""# Benchmarks
@@ -184,10 +184,10 @@ All systems ran in the same run, one after another, from the same root filesyste
 - An exposed port is compared with the same server on the host's own loopback, taking turns: a round trip of one byte
   on an open connection, connecting with a first round trip, and 1 GiB from the server to the client. It has no peer
   here: podman's `--publish` is for servers that listen on the container's outside address.
-- Each measurement warms up first, except the forks, which are made once. Medians and nearest-rank percentiles of, for
-  Fermata and for the peers, {rounds("fermata", "create")} and {rounds("podman", "create")} creations,
-  {rounds("fermata", "restore")} and {rounds("podman", "restore")} memory snapshots and restores of the server,
-  {rounds("fermata", "restore_shell")} and {rounds("podman", "restore_shell")} restores of the shell, 7 and 2 filesystem snapshots.
+- Each measurement warms up first, except the forks, which are made once. Medians and nearest-rank percentiles; how
+  often, for Fermata / for the peers: {rounds("create")} creations, {rounds("restore")} restores of the server,
+  {rounds("restore_shell")} restores of the shell, {rounds("hold_memory", "total_ms")} memory snapshots and
+  {rounds("hold_500_mb", "total_ms")} filesystem snapshots.
 - Keepers are the processes a system adds for each sandbox: Fermata's shim and agent, podman's conmon, gVisor's sandbox
   and gofer. The user's own processes are not counted. PSS counts a shared page by its share.
 """

@@ -91,19 +91,25 @@ impl Verifier {
             })
             .collect::<Vec<_>>();
         let sealed = Mutex::new(Vec::with_capacity(parts.len()));
-        each_part(&parts, |part| {
-            let path = directory.join(&part.file);
-            let file = File::open(&path).map_err(ManifestError::file("open", &path))?;
-            file.sync_all()
-                .map_err(ManifestError::file("flush", &path))?;
-            let digest = self.digest(&path)?;
-            let part = Part {
-                file: part.file.clone(),
-                bytes: Stamp::of(&path)?.bytes,
-                digest,
-            };
-            lock(&sealed).push(part);
-            Ok(())
+        // At the same time: one waits for the disk, the other for the processor.
+        std::thread::scope(|scope| {
+            let flushing =
+                scope.spawn(|| each_part(&parts, |part| flush(&directory.join(&part.file))));
+            let hashed = each_part(&parts, |part| {
+                let path = directory.join(&part.file);
+                let digest = self.digest(&path)?;
+                let part = Part {
+                    file: part.file.clone(),
+                    bytes: Stamp::of(&path)?.bytes,
+                    digest,
+                };
+                lock(&sealed).push(part);
+                Ok(())
+            });
+            let flushed = flushing
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            flushed.and(hashed)
         })?;
         let mut parts = sealed.into_inner().unwrap_or_else(PoisonError::into_inner);
         parts.sort_by(|one, other| one.file.cmp(&other.file));
@@ -164,6 +170,12 @@ fn files(directory: &Path) -> Result<BTreeSet<String>, ManifestError> {
         names.insert(name);
     }
     Ok(names)
+}
+
+fn flush(path: &Path) -> Result<(), ManifestError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(ManifestError::file("flush", path))
 }
 
 fn hash(path: &Path) -> Result<String, ManifestError> {

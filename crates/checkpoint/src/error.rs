@@ -150,17 +150,6 @@ impl CheckpointError {
         }
     }
 
-    /// The end of the engine's log, where there is one.
-    #[must_use]
-    pub fn log(&self) -> Option<&str> {
-        match self {
-            Self::Refused { log, .. }
-            | Self::NotRestored { log, .. }
-            | Self::EngineEnded { log, .. } => Some(log),
-            _ => None,
-        }
-    }
-
     /// For `map_err` on file operations.
     pub(crate) fn file<E: Into<io::Error>>(
         action: &'static str,

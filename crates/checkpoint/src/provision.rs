@@ -71,12 +71,6 @@ impl Provision {
         provision
     }
 
-    /// One that is there already.
-    #[must_use]
-    pub fn ready(checkpointer: Arc<dyn Checkpointer>) -> Self {
-        Self::new(State::Ready(checkpointer))
-    }
-
     /// The checkpointer, after at most `patience`; blocks.
     ///
     /// # Errors

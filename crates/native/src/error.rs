@@ -15,6 +15,12 @@ pub enum NativeError {
         /// What it is, in plain words (`descriptor 7 is a perf event`).
         reason: String,
     },
+    /// A process is in the middle of something that cannot be interrupted, such as `vfork(2)`. The next try will work.
+    #[error("{owner} cannot be held at this moment")]
+    Busy {
+        /// Which.
+        owner: Owner,
+    },
     /// A step of a capture.
     #[error("cannot {action} of {owner}")]
     Capture {
@@ -54,6 +60,20 @@ pub enum NativeError {
         #[source]
         source: io::Error,
     },
+}
+
+impl NativeError {
+    /// For `map_err` on file operations.
+    pub(crate) fn file<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self::File {
+            action,
+            path: path.into(),
+            source: source.into(),
+        }
+    }
 }
 
 /// A process, as it is seen inside the sandbox.

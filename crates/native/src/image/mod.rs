@@ -3,12 +3,14 @@
 //! Numbers of the kernel's interface (flags, signals, resources) are kept as they are there. Pids are those inside the sandbox.
 
 mod descriptors;
+mod encoding;
 mod memory;
 mod process;
 
 use serde::{Deserialize, Serialize};
 
 pub use descriptors::*;
+pub use encoding::{PAGES_FILE, STATE_FILE, VERSION};
 pub use memory::{Backing, Layout, MadviseFlags, Mapping, Memory, PageRun, SharedObject, VdsoPart};
 pub use process::{
     Alive, Credentials, IntervalTimer, Limit, PosixTimer, Process, Rseq, Scheduling, SeccompFilter,

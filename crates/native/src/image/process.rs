@@ -23,10 +23,9 @@ pub struct Process {
 
 /// What is left of a process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "zombies are rare")]
 pub enum State {
     /// It runs.
-    Alive(Alive),
+    Alive(Box<Alive>),
     /// It has ended and nobody has waited for it yet.
     Zombie {
         /// As `wait(2)` tells it.

@@ -24,6 +24,12 @@ pub enum CheckpointError {
         /// The end of the engine's log.
         log: String,
     },
+    /// A process is in the middle of something that cannot be interrupted.
+    #[error("{} cannot be held at this moment", Subject(Some(.process)))]
+    Busy {
+        /// Which.
+        process: Process,
+    },
     /// The engine could not play the tree on.
     #[error("the captured processes cannot be played on: {reason}")]
     NotRestored {
@@ -138,7 +144,7 @@ impl CheckpointError {
             {
                 CheckpointErrorKind::NoSpace
             }
-            Self::NotRestored { .. } | Self::EngineEnded { .. } | Self::TimedOut { .. } => {
+            Self::Busy { .. } | Self::NotRestored { .. } | Self::EngineEnded { .. } | Self::TimedOut { .. } => {
                 CheckpointErrorKind::Retryable
             }
             Self::AtInstant(_)

@@ -8,14 +8,14 @@
 //! What is captured is "making" until somebody keeps it: a daemon that dies before leaves nothing.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use fermata_checkpoint::{Checkpointer, Tree};
+use fermata_checkpoint::{CheckpointError, Checkpointer, Remainder, Tree};
 use fermata_runtime::Frozen;
 use jiff::Timestamp;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::checkpoint::blocking;
 use crate::create::{make_directory, new_id, runtime};
@@ -25,11 +25,16 @@ use crate::records::{Held, ImageRecord, MemoryRecord, SnapshotStatus};
 use crate::storage::Storage;
 use crate::{EngineError, Result};
 
+/// How often a sandbox is tried in which something cannot be interrupted at that moment, and how long it gets to come through.
+const BUSY_ATTEMPTS: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+
 /// A captured sandbox: both halves, neither of them durable or to be found yet.
 #[derive(Debug)]
 pub(crate) struct Captured {
     pub(crate) record: MemoryRecord,
     pub(crate) image: ImageRecord,
+    remainder: Option<Box<dyn Remainder>>,
 }
 
 /// The sandbox stands still where it was captured; dropping this lets it go on.
@@ -44,8 +49,6 @@ pub(crate) struct Still {
 /// Nothing of a failed attempt is left, and the sandbox runs on.
 pub(crate) async fn capture(inner: &Inner, live: &Live) -> Result<(Captured, Still)> {
     live.require_running()?;
-    let checkpointer = inner.checkpointer().await?;
-    let engine = checkpointer.engine();
     let image = ImageRecord::of_snapshot(inner, live, new_id("im")?)?;
     let record = MemoryRecord {
         id: new_id("ms")?,
@@ -58,15 +61,18 @@ pub(crate) async fn capture(inner: &Inner, live: &Live) -> Result<(Captured, Sti
             ports: exposed(live),
             generation: live.generation(),
             restored_from: live.restored.as_ref().map(|restored| restored.from.clone()),
-            engine: format!("{} {}", engine.name, engine.version),
             ..Held::default()
         },
         created_at: Timestamp::now(),
     };
     inner.records.insert_memory_snapshot(&record).await?;
     inner.records.insert_image(&image).await?;
-    let captured = Captured { record, image };
-    match hold(inner, live, checkpointer, &captured).await {
+    let mut captured = Captured {
+        record,
+        image,
+        remainder: None,
+    };
+    match hold(inner, live, &mut captured).await {
         Ok(still) => Ok((captured, still)),
         Err(error) => {
             abandon(inner, &captured).await;
@@ -80,17 +86,43 @@ fn exposed(live: &Live) -> Vec<crate::model::PortNumber> {
     ports.map(|(port, _)| port.into()).collect()
 }
 
-async fn hold(
-    inner: &Inner,
-    live: &Live,
-    checkpointer: Arc<dyn Checkpointer>,
-    captured: &Captured,
-) -> Result<Still> {
-    let directory = inner.memory_directory(&captured.record.id);
-    make_directory(&directory)?;
+/// By the first engine that can.
+async fn hold(inner: &Inner, live: &Live, captured: &mut Captured) -> Result<Still> {
     // Its end of the agent's connections is here, so it would be missing in a restored sandbox.
     let _ports = live.ports.suspend().await;
     let _agent = live.agent.suspend().await;
+    let mut checkpointer = inner.checkpointer().await?;
+    let mut attempts = 0;
+    loop {
+        let error = match hold_with(inner, live, checkpointer.clone(), captured).await {
+            Ok(still) => return Ok(still),
+            Err(error) => error,
+        };
+        attempts += 1;
+        if is_busy(&error) && attempts < BUSY_ATTEMPTS {
+            tokio::time::sleep(BUSY_PAUSE).await;
+        } else if let Some(other) = inner.other_checkpointer(&error).await
+            && other.engine() != checkpointer.engine()
+        {
+            info!(sandbox = %live.id, error = error.chain(), engine = other.engine().name, "held by another engine");
+            checkpointer = other;
+        } else {
+            return Err(error);
+        }
+    }
+}
+
+async fn hold_with(
+    inner: &Inner,
+    live: &Live,
+    checkpointer: Arc<dyn Checkpointer>,
+    captured: &mut Captured,
+) -> Result<Still> {
+    let engine = checkpointer.engine();
+    captured.record.held.engine = format!("{} {}", engine.name, engine.version);
+    let directory = inner.memory_directory(&captured.record.id);
+    clear_directory(&directory)?;
+    make_directory(&directory)?;
     inner.storage.flush_upper(&live.id).await?;
     let status = live.shim.status().await;
     let status = status.map_err(runtime("look at", &live.id))?;
@@ -104,6 +136,7 @@ async fn hold(
         sandbox: live.id.clone(),
         image: captured.image.id.clone(),
         init_pid: status.init_pid,
+        shim: inner.run_directory(&live.id),
         cgroup: inner.cgroups.spec(live.id.as_str()).unified,
         lease: lease.map_err(|source| EngineError::File {
             action: "duplicate the freeze for",
@@ -113,8 +146,48 @@ async fn hold(
         directory,
     };
     let storage = inner.storage.clone();
-    blocking(move || work.run(&storage)).await?;
+    captured.remainder = blocking(move || work.run(&storage)).await?;
     Ok(Still { frozen, since })
+}
+
+impl Captured {
+    /// Writes what the capture left to be written while the sandbox runs.
+    pub(crate) async fn complete(&mut self) -> Result<()> {
+        let Some(remainder) = self.remainder.take() else {
+            return Ok(());
+        };
+        let id = self.record.sandbox.clone();
+        blocking(move || {
+            remainder.write().map_err(|source| EngineError::Checkpoint {
+                action: "hold",
+                id,
+                source,
+            })
+        })
+        .await
+    }
+}
+
+fn is_busy(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Checkpoint {
+            source: CheckpointError::Busy { .. },
+            ..
+        }
+    )
+}
+
+/// What an attempt in vain has left.
+fn clear_directory(directory: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(EngineError::File {
+            action: "remove",
+            path: directory.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 impl Still {
@@ -150,15 +223,17 @@ struct Work {
     sandbox: SandboxId,
     image: ImageId,
     init_pid: i32,
+    shim: PathBuf,
     cgroup: PathBuf,
     lease: OwnedFd,
     directory: PathBuf,
 }
 
 impl Work {
-    fn run(self, storage: &Storage) -> Result<()> {
+    fn run(self, storage: &Storage) -> Result<Option<Box<dyn Remainder>>> {
         let tree = Tree {
             init_pid: self.init_pid,
+            shim: &self.shim,
             cgroup: &self.cgroup,
             lease: self.lease.as_fd(),
         };
@@ -184,7 +259,7 @@ impl Work {
                 id: self.sandbox,
                 source,
             }),
-            (None, Ok(())) => Ok(()),
+            (None, Ok(remainder)) => Ok(remainder),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fermata_checkpoint::{
-    CheckpointError, Checkpointer, Facts, Incompatible, Machine, Manifest, ManifestError,
-    Provision, Verifier,
+    CheckpointError, CheckpointErrorKind, Checkpointer, Facts, Incompatible, Machine, Manifest,
+    ManifestError, Provision, Verifier, native,
 };
 
+use crate::config::CheckpointerChoice;
 use crate::live::Inner;
 use crate::model::RestoredFrom;
 use crate::records::MemoryRecord;
@@ -17,9 +18,11 @@ use crate::{EngineConfig, EngineError, Result};
 /// How long a snapshot waits for the checkpoint engine, which is made at the first start of a server.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The engine that captures, which may be on its way, and what has been checked.
+/// The engines, one of which may be on its way, and what has been checked.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
+    choice: CheckpointerChoice,
+    /// CRIU.
     provision: Provision,
     verifier: Arc<Verifier>,
 }
@@ -28,6 +31,7 @@ impl Checkpoints {
     /// Begins to get an engine ready.
     pub(crate) fn prepare(config: &EngineConfig) -> Self {
         Self {
+            choice: config.checkpointer,
             provision: Provision::start(&config.data_directory, config.shim_program.clone()),
             verifier: Arc::default(),
         }
@@ -47,8 +51,39 @@ impl Drop for Checkpoints {
 }
 
 impl Inner {
-    /// What captures; waits until it is there.
+    /// What captures first.
     pub(crate) async fn checkpointer(&self) -> Result<Arc<dyn Checkpointer>> {
+        match self.checkpoints.choice {
+            CheckpointerChoice::Auto | CheckpointerChoice::Native => Ok(Arc::new(native::Native)),
+            CheckpointerChoice::Criu => self.criu().await,
+        }
+    }
+
+    /// What captures a sandbox that `error` says the first one cannot hold.
+    pub(crate) async fn other_checkpointer(
+        &self,
+        error: &EngineError,
+    ) -> Option<Arc<dyn Checkpointer>> {
+        let EngineError::Checkpoint { source, .. } = error else {
+            return None;
+        };
+        let is_refused = source.kind() == CheckpointErrorKind::Unsupported;
+        if !is_refused || self.checkpoints.choice != CheckpointerChoice::Auto {
+            return None;
+        }
+        self.criu().await.ok()
+    }
+
+    /// What has made a snapshot, and can play it on.
+    pub(crate) async fn maker(&self, record: &MemoryRecord) -> Result<Arc<dyn Checkpointer>> {
+        match record.held.engine.split(' ').next() {
+            Some(native::NAME) => Ok(Arc::new(native::Native)),
+            _ => self.criu().await,
+        }
+    }
+
+    /// Waits until it is there.
+    async fn criu(&self) -> Result<Arc<dyn Checkpointer>> {
         let provision = self.checkpoints.provision.clone();
         if let Ok(checkpointer) = provision.get(Duration::ZERO) {
             return Ok(checkpointer);
@@ -66,7 +101,7 @@ impl Inner {
 
     /// Makes a captured directory a snapshot that survives a power cut.
     pub(crate) async fn seal(&self, record: &mut MemoryRecord) -> Result<()> {
-        let checkpointer = self.checkpointer().await?;
+        let checkpointer = self.maker(record).await?;
         let facts = Facts {
             id: record.id.to_string(),
             parent: match &record.held.restored_from {
@@ -91,7 +126,7 @@ impl Inner {
 
     /// Refuses a snapshot that is damaged, or that this machine cannot play on.
     pub(crate) async fn check(&self, record: &MemoryRecord) -> Result<()> {
-        let checkpointer = self.checkpointer().await?;
+        let checkpointer = self.maker(record).await?;
         let directory = self.memory_directory(&record.id);
         let verifier = self.checkpoints.verifier.clone();
         let (id, image) = (record.id.clone(), record.image.clone());

@@ -33,8 +33,22 @@ pub struct EngineConfig {
     pub ready_networks: usize,
     /// How long a sandbox may take to stand still for a snapshot.
     pub freeze_limit: Duration,
+    /// What captures and restores processes.
+    pub checkpointer: CheckpointerChoice,
     /// How exposed ports of sandboxes are reached.
     pub ports: PortConfig,
+}
+
+/// What captures processes; snapshots are played on by what has made them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CheckpointerChoice {
+    /// The native engine; CRIU for what that cannot hold, where it is to be had.
+    #[default]
+    Auto,
+    /// Only the native engine.
+    Native,
+    /// Only CRIU.
+    Criu,
 }
 
 /// How exposed ports of sandboxes are reached.
@@ -78,6 +92,7 @@ impl EngineConfig {
             extra_certificates: Vec::new(),
             ready_networks: 6,
             freeze_limit: Duration::from_secs(10),
+            checkpointer: CheckpointerChoice::default(),
             ports: PortConfig::default(),
         }
     }

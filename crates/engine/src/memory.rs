@@ -177,8 +177,9 @@ async fn keep(
     mut captured: Captured,
     started: Instant,
 ) -> Result<Arc<MemoryRecord>> {
-    let Captured { record, image } = &mut captured;
     let kept = async {
+        captured.complete().await?;
+        let Captured { record, image, .. } = &mut captured;
         inner.seal(record).await?;
         image.status = ImageStatus::Ready;
         inner.records.insert_image(image).await?;
@@ -190,7 +191,7 @@ async fn keep(
         abandon(inner, &captured).await;
         return Err(error);
     }
-    let Captured { record, image } = captured;
+    let Captured { record, image, .. } = captured;
     let record = Arc::new(record);
     lock(&inner.images).insert(image.id.clone(), image);
     lock(&inner.memory_snapshots).insert(record.id.clone(), record.clone());

@@ -80,7 +80,8 @@ async fn fork(inner: Arc<Inner>, live: Arc<Live>, count: usize) -> Result<Fork> 
     let captured = {
         let _operation = live.operation.lock().await;
         let (mut captured, still) = capture(&inner, &live).await?;
-        if let Err(error) = still.thaw(&mut captured).await {
+        let thawed = still.thaw(&mut captured).await;
+        if let Err(error) = async { captured.complete().await.and(thawed) }.await {
             abandon(&inner, &captured).await;
             return Err(error);
         }
@@ -124,7 +125,7 @@ async fn play_on(inner: &Arc<Inner>, spec: SandboxSpec, origin: Origin) -> Resul
 
 /// What the shim is told.
 pub(crate) async fn restore_spec(inner: &Inner, held: &MemoryRecord) -> Result<ShimRestore> {
-    let checkpointer = inner.checkpointer().await?;
+    let checkpointer = inner.maker(held).await?;
     Ok(checkpointer.restore_spec(&inner.memory_directory(&held.id)))
 }
 

@@ -52,6 +52,8 @@ pub struct RestoreSpec {
 pub enum EngineSpec {
     /// CRIU.
     Criu(CriuSpec),
+    /// The shim's own.
+    Native,
 }
 
 /// How CRIU is started.

@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<(), ShimError> {
 }
 
 /// Archives the working directory.
-fn create(output: &mut File) -> io::Result<()> {
+pub(crate) fn create(output: &mut File) -> io::Result<()> {
     let file_system = std::fs::metadata(".")?.dev();
     let mut names = HashMap::new();
     let mut pending = vec![PathBuf::from(".")];
@@ -201,7 +201,7 @@ fn extents(file: &File, bytes: u64) -> io::Result<Vec<Extent>> {
 }
 
 /// Makes the archived tree in the working directory.
-fn extract(input: &mut File) -> io::Result<()> {
+pub(crate) fn extract(input: &mut File) -> io::Result<()> {
     let mut directories = Vec::new();
     while let Some(entry) = frame::read::<Entry>(input).map_err(io::Error::other)? {
         let path = PathBuf::from(OsString::from_vec(entry.path.clone()));

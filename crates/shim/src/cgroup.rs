@@ -28,6 +28,13 @@ pub(crate) fn thaw(cgroup: &CgroupSpec) -> Result<(), ShimError> {
     write(cgroup, "cgroup.freeze", "0")
 }
 
+/// The processes in it, as the host sees them.
+pub(crate) fn members(cgroup: &CgroupSpec) -> Result<Vec<i32>, ShimError> {
+    let path = cgroup.unified.join("cgroup.procs");
+    let text = std::fs::read_to_string(&path).map_err(ShimError::file("read", path))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
 /// Kills every process, also a frozen one.
 pub(crate) fn kill(cgroup: &CgroupSpec) -> Result<(), ShimError> {
     write(cgroup, "cgroup.kill", "1")

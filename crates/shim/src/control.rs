@@ -12,22 +12,28 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use fermata_protocol::shim::{
-    Done, Exit, Failure, Request, Response, StatusResult, request::Call, response::Result as Answer,
+    Captured, Done, Exit, Failure, Instant, Request, Response, StatusResult, Unheld, request::Call, response::Result as Answer,
 };
+use fermata_native::NativeError;
 use fermata_protocol::{CgroupSpec, ExitRecord, ShimSpec, frame, run_files};
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{WaitOptions, WaitStatus, waitpid};
 
+use crate::capture::{self, Writing};
 use crate::cgroup;
 use crate::error::ShimError;
 use crate::start::Started;
 
 /// How long the last processes of a sandbox may take to vanish after a kill.
 const CLEARING_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take for the other half of a snapshot; the sandbox stands still.
+const INSTANT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A daemon that does not read its answer must not hold up the others.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -44,6 +50,8 @@ struct Connection {
     received: Vec<u8>,
     froze: bool,
     waits_for_exit: bool,
+    /// What was captured for it is being written.
+    writing: Option<Writing>,
 }
 
 /// What a connection wants after its bytes have been read.
@@ -76,6 +84,10 @@ impl Control {
                     .iter()
                     .map(|connection| PollFd::new(&connection.stream, PollFlags::IN)),
             );
+            descriptors.extend(connections.iter().filter_map(|connection| {
+                let writing = connection.writing.as_ref()?;
+                Some(PollFd::from_borrowed_fd(writing.end(), PollFlags::IN))
+            }));
             match poll(&mut descriptors, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(ShimError::system("wait for events")(error)),
@@ -89,12 +101,19 @@ impl Control {
             if ready[0] && self.finish(spec, started, &mut connections)? {
                 return Ok(());
             }
-            let mut had_data = ready.get(2..).unwrap_or(&[]).iter();
+            let (streams, writers) = ready[2..].split_at(connections.len());
+            let mut writers = writers.iter();
+            for connection in &mut connections {
+                if connection.writing.is_some() && writers.next().is_some_and(|ready| *ready) {
+                    connection.finish_writing();
+                }
+            }
+            let mut had_data = streams.iter();
             connections.retain_mut(|connection| {
                 if !had_data.next().is_some_and(|ready| *ready) {
                     return true;
                 }
-                match connection.receive(&spec.cgroup, started.pid) {
+                match connection.receive(spec, started) {
                     Next::Keep => true,
                     Next::Close => {
                         connection.release(&spec.cgroup);
@@ -110,6 +129,7 @@ impl Control {
                             received: Vec::new(),
                             froze: false,
                             waits_for_exit: false,
+                            writing: None,
                         });
                     }
                 }
@@ -154,7 +174,7 @@ impl Control {
 }
 
 impl Connection {
-    fn receive(&mut self, cgroup: &CgroupSpec, init_pid: i32) -> Next {
+    fn receive(&mut self, spec: &ShimSpec, started: &Started) -> Next {
         let mut buffer = [0; 4096];
         loop {
             match self.stream.read(&mut buffer) {
@@ -176,7 +196,7 @@ impl Connection {
                 return Next::Close;
             };
             self.received.drain(..length + 4);
-            if let Some(result) = self.handle(request, cgroup, init_pid) {
+            if let Some(result) = self.handle(request, spec, started) {
                 let answered = self.answer(&Response {
                     result: Some(result),
                 });
@@ -188,7 +208,13 @@ impl Connection {
         Next::Keep
     }
 
-    fn handle(&mut self, request: Request, cgroup: &CgroupSpec, init_pid: i32) -> Option<Answer> {
+    fn handle(
+        &mut self,
+        request: Request,
+        spec: &ShimSpec,
+        started: &Started,
+    ) -> Option<Answer> {
+        let cgroup = &spec.cgroup;
         let done = |result: Result<(), ShimError>| {
             Some(match result {
                 Ok(()) => Answer::Done(Done {}),
@@ -197,7 +223,7 @@ impl Connection {
         };
         match request.call {
             Some(Call::Status(_)) => Some(Answer::Status(StatusResult {
-                init_pid,
+                init_pid: started.pid,
                 frozen: self.froze,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             })),
@@ -216,11 +242,69 @@ impl Connection {
                 self.waits_for_exit = true;
                 None
             }
+            Some(Call::Capture(capture)) => {
+                Some(self.capture(spec, started, Path::new(&capture.directory)))
+            }
+            Some(Call::GoOn(_)) => Some(Answer::Failure(Failure {
+                message: "nothing waits to go on".to_owned(),
+                errno: rustix::io::Errno::INVAL.raw_os_error(),
+                unheld: None,
+            })),
             None => Some(Answer::Failure(Failure {
                 message: "this shim does not know the call".to_owned(),
                 errno: rustix::io::Errno::NOSYS.raw_os_error(),
+                unheld: None,
             })),
         }
+    }
+
+    /// While the tree stands still nothing else is answered: the daemon is in the middle of this, and it takes milliseconds.
+    fn capture(&mut self, spec: &ShimSpec, started: &Started, directory: &Path) -> Answer {
+        let captured = capture::capture(spec, started, directory, &mut || {
+            self.answer(&Response {
+                result: Some(Answer::Instant(Instant {})),
+            })?;
+            self.wait_for_go_on()
+        });
+        match captured {
+            Ok(writing) => {
+                self.writing = Some(writing);
+                Answer::Captured(Captured {})
+            }
+            Err(error) => failure(&error),
+        }
+    }
+
+    fn wait_for_go_on(&mut self) -> Result<(), ShimError> {
+        let failed = || ShimError::system("hear that the tree may go on");
+        self.stream
+            .set_nonblocking(false)
+            .and_then(|()| self.stream.set_read_timeout(Some(INSTANT_LIMIT)))
+            .map_err(failed())?;
+        let heard = frame::read::<Request>(&mut self.stream);
+        self.stream.set_nonblocking(true).map_err(failed())?;
+        match heard {
+            Ok(Some(Request {
+                call: Some(Call::GoOn(_)),
+            })) => Ok(()),
+            _ => Err(failed()(std::io::Error::from(
+                std::io::ErrorKind::ConnectionAborted,
+            ))),
+        }
+    }
+
+    fn finish_writing(&mut self) {
+        let Some(writing) = self.writing.take() else {
+            return;
+        };
+        let result = match writing.finish() {
+            Ok(()) => Answer::Done(Done {}),
+            Err(error) => failure(&error),
+        };
+        // A caller that is gone is found out about when its connection is read.
+        let _ = self.answer(&Response {
+            result: Some(result),
+        });
     }
 
     fn answer(&mut self, response: &Response) -> Result<(), ShimError> {
@@ -249,6 +333,24 @@ fn failure(error: &ShimError) -> Answer {
     Answer::Failure(Failure {
         message: fermata_protocol::error_chain(error),
         errno: 0,
+        unheld: unheld(error),
+    })
+}
+
+fn unheld(error: &ShimError) -> Option<Unheld> {
+    let ShimError::Native(error) = error else {
+        return None;
+    };
+    let (owner, reason, for_the_moment) = match error {
+        NativeError::Unheld { owner, reason } => (owner, reason.clone(), false),
+        NativeError::Busy { owner } => (owner, String::new(), true),
+        _ => return None,
+    };
+    Some(Unheld {
+        pid: owner.pid,
+        name: owner.name.clone(),
+        reason,
+        for_the_moment,
     })
 }
 

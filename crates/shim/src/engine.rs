@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
 use fermata_checkpoint::criu;
-use fermata_protocol::EngineSpec;
+use fermata_protocol::{CriuSpec, EngineSpec};
 use fermata_sys::clone::join_namespace;
 
 use crate::error::ShimError;
@@ -14,7 +14,7 @@ use crate::start::open_namespace;
 
 /// Becomes the engine, in the sandbox's network namespace. Its socket is standard input; standard output is what holds the sandbox frozen, kept open to its end.
 pub(crate) fn serve(spec: &OsStr, network: &OsStr) -> Result<(), ShimError> {
-    let EngineSpec::Criu(spec) = parse(spec)?;
+    let spec = parse(spec)?;
     // A session of its own, so that a terminal or a service manager that ends the daemon's session leaves it alone: it has
     // the sandbox's processes in its hands.
     let _ = rustix::process::setsid();
@@ -33,7 +33,7 @@ pub(crate) fn serve(spec: &OsStr, network: &OsStr) -> Result<(), ShimError> {
 
 /// Prints what the engine finds out about this kernel.
 pub(crate) fn learn_kernel(spec: &OsStr) -> Result<(), ShimError> {
-    let EngineSpec::Criu(spec) = parse(spec)?;
+    let spec = parse(spec)?;
     criu::leave_mount_namespace().map_err(ShimError::Engine)?;
     let facts = criu::learn_kernel(&spec).map_err(ShimError::Engine)?;
     std::io::stdout()
@@ -41,6 +41,9 @@ pub(crate) fn learn_kernel(spec: &OsStr) -> Result<(), ShimError> {
         .map_err(ShimError::system("print"))
 }
 
-fn parse(spec: &OsStr) -> Result<EngineSpec, ShimError> {
-    serde_json::from_slice(spec.as_encoded_bytes()).map_err(ShimError::Spec)
+fn parse(spec: &OsStr) -> Result<CriuSpec, ShimError> {
+    match serde_json::from_slice(spec.as_encoded_bytes()).map_err(ShimError::Spec)? {
+        EngineSpec::Criu(spec) => Ok(spec),
+        EngineSpec::Native => Err(ShimError::Usage),
+    }
 }

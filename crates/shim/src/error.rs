@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use fermata_checkpoint::CheckpointError;
 use fermata_checkpoint::criu::LaunchError;
+use fermata_native::NativeError;
 
 /// Why the shim gave up.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,8 @@ pub(crate) enum ShimError {
     InitEnded,
     #[error(transparent)]
     Restore(CheckpointError),
+    #[error(transparent)]
+    Native(NativeError),
     #[error(transparent)]
     Engine(LaunchError),
 }

@@ -17,6 +17,7 @@
 //! is one a sandbox. It outlives the daemon that started it.
 
 mod archive;
+mod capture;
 mod cgroup;
 mod child;
 mod control;

@@ -20,6 +20,17 @@ pub(crate) struct Started {
     pub(crate) pid: i32,
     /// Refers to it for as long as it is not reaped.
     pub(crate) pidfd: OwnedFd,
+    /// What was mounted when it was ready, as [`mounts`] tells it.
+    pub(crate) mounts: u64,
+}
+
+/// A number that is another one when anything is mounted or unmounted in the sandbox.
+pub(crate) fn mounts(init_pid: i32) -> Result<u64, ShimError> {
+    let path = format!("/proc/{init_pid}/mountinfo");
+    let text = std::fs::read(&path).map_err(ShimError::file("read", path))?;
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::hash::Hasher::write(&mut hasher, &text);
+    Ok(std::hash::Hasher::finish(&hasher))
 }
 
 /// Clones process 1 into its namespaces and waits until the agent in it is ready.
@@ -68,7 +79,11 @@ pub(crate) fn start(spec: &ShimSpec) -> Result<Started, ShimError> {
     }
     let mut ready = [0];
     match File::from(ready_reader).read_exact(&mut ready) {
-        Ok(()) => Ok(Started { pid, pidfd }),
+        Ok(()) => Ok(Started {
+            pid,
+            pidfd,
+            mounts: mounts(pid)?,
+        }),
         Err(_) => Err(ShimError::InitEnded),
     }
 }

@@ -17,6 +17,9 @@ impl Namespaces {
         (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64,
     );
 
+    /// None: only a copy of the process.
+    pub const NONE: Self = Self(0);
+
     /// mount only: for a program that restores a sandbox, which makes the others itself.
     pub const RESTORER: Self = Self(libc::CLONE_NEWNS as u64);
 }

@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 use fermata_protocol::{CriuSpec, EngineSpec, RestoreSpec};
 
-use crate::{CheckpointError, Checkpointer, Engine, Tree};
+use crate::{CheckpointError, Checkpointer, Engine, Remainder, Tree};
 
 pub use launch::{LaunchError, become_engine, learn_kernel, leave_mount_namespace};
 pub use program::{Program, Version};
@@ -82,8 +82,9 @@ impl Checkpointer for Criu {
         tree: &Tree<'_>,
         into: &Path,
         at_instant: &mut dyn FnMut() -> std::io::Result<()>,
-    ) -> Result<(), CheckpointError> {
-        capture::capture(&self.spec(), &self.launcher, tree, into, at_instant)
+    ) -> Result<Option<Box<dyn Remainder>>, CheckpointError> {
+        capture::capture(&self.spec(), &self.launcher, tree, into, at_instant)?;
+        Ok(None)
     }
 
     fn restore_spec(&self, images: &Path) -> RestoreSpec {

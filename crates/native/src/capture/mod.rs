@@ -11,6 +11,7 @@
 mod copy;
 mod facts;
 mod inject;
+mod ipc;
 mod memory;
 mod objects;
 mod pages;
@@ -131,6 +132,9 @@ impl Seized {
     }
 
     fn refuse_unheld(&self) -> Result<(), NativeError> {
+        if let Some(init) = self.stopped.processes.first() {
+            ipc::refuse(&init.task)?;
+        }
         for process in &self.stopped.processes {
             self.refuse_shared_tables(process)?;
             refuse_namespaces(process, &self.stopped)?;

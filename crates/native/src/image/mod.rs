@@ -32,6 +32,18 @@ pub struct Image {
     pub temporary: Vec<TemporaryFilesystem>,
 }
 
+impl Image {
+    /// The processes that run.
+    pub fn living(&self) -> impl Iterator<Item = (&Process, &Alive)> {
+        self.processes
+            .iter()
+            .filter_map(|process| match &process.state {
+                State::Alive(alive) => Some((process, &**alive)),
+                State::Zombie { .. } => None,
+            })
+    }
+}
+
 /// Clocks that go on where they were, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clocks {

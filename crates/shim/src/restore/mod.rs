@@ -10,6 +10,7 @@
 
 mod connections;
 mod identity;
+mod native;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -28,7 +29,7 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use crate::child;
 use crate::error::ShimError;
-use crate::start::{Started, enter_controllers, open_directory, open_namespace};
+use crate::start::{Started, enter_controllers, mounts, open_directory, open_namespace};
 use crate::{cgroup, root};
 
 /// How long what a failed restore has left may take to vanish.
@@ -46,8 +47,10 @@ struct Place<'a> {
 
 /// Plays the tree on; when that fails nothing of it is left.
 pub(crate) fn restore(spec: &ShimSpec, restore: &RestoreSpec) -> Result<Started, ShimError> {
-    let EngineSpec::Criu(engine) = &restore.engine;
-    let started = play_on(spec, &restore.images, engine);
+    let started = match &restore.engine {
+        EngineSpec::Criu(engine) => play_on(spec, &restore.images, engine),
+        EngineSpec::Native => native::restore(spec, &restore.images),
+    };
     if started.is_err() {
         clear(spec);
     }
@@ -101,6 +104,7 @@ fn play_on(spec: &ShimSpec, images: &Path, engine: &CriuSpec) -> Result<Started,
     Ok(Started {
         pid: restored.init_pid,
         pidfd,
+        mounts: mounts(restored.init_pid)?,
     })
 }
 

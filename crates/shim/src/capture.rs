@@ -1,0 +1,248 @@
+//! Capturing the sandbox's processes with the native engine.
+//!
+//! ```text
+//! frozen ─► seized, thawed, read ─► [instant] ─► frozen, let go ─► a child of the shim writes out what the copies hold
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use fermata_native::capture::{Held, Seized};
+use fermata_native::image::{Clocks, TemporaryFilesystem};
+use fermata_native::{NativeError, Owner};
+use fermata_protocol::{ShimSpec, error_chain};
+use fermata_sys::clone::{Cloned, Namespaces, clone_process};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::error::ShimError;
+use crate::start::Started;
+use crate::{archive, cgroup, child};
+
+/// For what is frozen to be frozen again.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The file system that programs share memory by.
+const SHARED_MEMORY: &str = "/dev/shm";
+const SHARED_MEMORY_ARCHIVE: &str = "shm";
+
+/// What is in `/dev` of every sandbox. It is a tmpfs too, and a restore makes it anew.
+const DEVICES: [&str; 15] = [
+    "null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx",
+    "core", "pts", "mqueue", "shm",
+];
+
+/// A child of the shim that writes; killed and reaped when it is dropped, and the copies with it.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    /// Ends when the writer does; until then it has said why it failed.
+    words: File,
+    writer: Pid,
+    /// After the writer: it reads what these keep.
+    held: Option<Held>,
+    reaped: bool,
+}
+
+/// Captures a sandbox that is frozen, and leaves it so. `at_instant` is called while it stands still.
+pub(crate) fn capture(
+    spec: &ShimSpec,
+    started: &Started,
+    directory: &Path,
+    at_instant: &mut dyn FnMut() -> Result<(), ShimError>,
+) -> Result<Writing, ShimError> {
+    let members = cgroup::members(&spec.cgroup)?;
+    let seized = Seized::take(started.pid, &members).map_err(ShimError::Native)?;
+    // Still stopped, but only so can it run what is injected.
+    cgroup::thaw(&spec.cgroup)?;
+    let held = hold(started, &seized, directory).and_then(|held| {
+        at_instant()?;
+        Ok(held)
+    });
+    let frozen = cgroup::freeze(&spec.cgroup, FREEZE_LIMIT);
+    seized.let_go();
+    let held = held?;
+    frozen?;
+    write(held, directory)
+}
+
+fn hold(started: &Started, seized: &Seized, directory: &Path) -> Result<Held, ShimError> {
+    if crate::start::mounts(started.pid)? != started.mounts {
+        return Err(unheld("the sandbox has changed its mounts"));
+    }
+    let root = open_root(started.pid)?;
+    refuse_devices(&root)?;
+    let temporary = hold_shared_memory(&root, directory)?;
+    let clocks = clocks(started.pid)?;
+    seized
+        .hold(directory, temporary, clocks)
+        .map_err(ShimError::Native)
+}
+
+fn unheld(reason: &str) -> ShimError {
+    ShimError::Native(NativeError::Unheld {
+        owner: Owner {
+            pid: 0,
+            name: String::new(),
+        },
+        reason: reason.to_owned(),
+    })
+}
+
+/// A magic link: it leads to the root of process 1 whatever its path is here. Below it nothing is resolved from here.
+fn open_root(init_pid: i32) -> Result<OwnedFd, ShimError> {
+    let path = format!("/proc/{init_pid}/root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty()).map_err(ShimError::file("open", path))
+}
+
+fn open_inside(root: &OwnedFd, path: &str) -> Result<OwnedFd, ShimError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+        .map_err(ShimError::file("open", path))
+}
+
+fn refuse_devices(root: &OwnedFd) -> Result<(), ShimError> {
+    let directory = open_inside(root, "/dev")?;
+    let failed = || ShimError::file("list", "/dev");
+    for entry in rustix::fs::Dir::read_from(&directory).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let name = entry.file_name().to_string_lossy();
+        if name != "." && name != ".." && !DEVICES.contains(&name.as_ref()) {
+            return Err(unheld(&format!("/dev/{name} is no device of a sandbox")));
+        }
+    }
+    Ok(())
+}
+
+fn hold_shared_memory(
+    root: &OwnedFd,
+    into: &Path,
+) -> Result<Vec<TemporaryFilesystem>, ShimError> {
+    let directory = open_inside(root, SHARED_MEMORY)?;
+    let mut entries = rustix::fs::Dir::read_from(&directory)
+        .map_err(ShimError::file("list", SHARED_MEMORY))?;
+    let is_dots = |entry: &rustix::fs::DirEntry| matches!(entry.file_name().to_bytes(), b"." | b"..");
+    if entries.all(|entry| entry.is_ok_and(|entry| is_dots(&entry))) {
+        return Ok(Vec::new());
+    }
+    let path = into.join(SHARED_MEMORY_ARCHIVE);
+    let mut file = File::create_new(&path).map_err(ShimError::file("make", path))?;
+    in_directory(directory.as_fd(), || archive::create(&mut file))
+        .map_err(ShimError::file("hold", SHARED_MEMORY))?;
+    Ok(vec![TemporaryFilesystem {
+        path: SHARED_MEMORY.to_owned(),
+        archive: SHARED_MEMORY_ARCHIVE.to_owned(),
+    }])
+}
+
+/// Archives are made and unpacked where this program is; it comes back.
+pub(crate) fn in_directory(
+    directory: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let here = File::open(".")?;
+    rustix::process::fchdir(directory)?;
+    let result = work();
+    rustix::process::fchdir(&here)?;
+    result
+}
+
+/// The clocks of the sandbox's time namespace (`time_namespaces(7)`).
+fn clocks(init_pid: i32) -> Result<Clocks, ShimError> {
+    let path = format!("/proc/{init_pid}/timens_offsets");
+    let text = std::fs::read_to_string(&path).map_err(ShimError::file("read", path))?;
+    let offset = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|line| {
+                let mut words = line.split_ascii_whitespace();
+                let seconds: i64 = words.next()?.parse().ok()?;
+                let nanoseconds: i64 = words.next()?.parse().ok()?;
+                seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+            })
+            .unwrap_or(0)
+    };
+    let inside = |clock, name| {
+        let now = clock_gettime(clock);
+        let now = now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec;
+        now.saturating_add(offset(name)).max(0).cast_unsigned()
+    };
+    Ok(Clocks {
+        monotonic_ns: inside(ClockId::Monotonic, "monotonic"),
+        boot_ns: inside(ClockId::Boottime, "boottime"),
+    })
+}
+
+fn write(held: Held, directory: &Path) -> Result<Writing, ShimError> {
+    let (reader, writer) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(ShimError::system("make a pipe"))?;
+    let cloned = clone_process(Namespaces::NONE, None)
+        .map_err(ShimError::system("clone the writer"))?;
+    let pid = match cloned {
+        Cloned::Child => {
+            drop(reader);
+            if let Err(error) = held.write(directory) {
+                let _ = File::from(writer).write_all(error_chain(&error).as_bytes());
+            }
+            child::leave();
+        }
+        Cloned::Parent { pid, .. } => pid,
+    };
+    let writer = Pid::from_raw(pid).ok_or_else(|| {
+        ShimError::system("hold on to the writer")(rustix::io::Errno::SRCH)
+    })?;
+    Ok(Writing {
+        words: File::from(reader),
+        writer,
+        held: Some(held),
+        reaped: false,
+    })
+}
+
+impl Writing {
+    /// Readable when it has come to an end.
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+        self.words.as_fd()
+    }
+
+    /// What came of it; for when it has come to an end.
+    pub(crate) fn finish(mut self) -> Result<(), ShimError> {
+        let mut message = String::new();
+        self.words
+            .read_to_string(&mut message)
+            .map_err(ShimError::system("hear from the writer"))?;
+        let status = self.reap()?;
+        match (message.is_empty(), status) {
+            (true, true) => Ok(()),
+            (true, false) => Err(ShimError::Child {
+                message: "the writer was killed".to_owned(),
+            }),
+            (false, _) => Err(ShimError::Child { message }),
+        }
+    }
+
+    /// Whether it ended by itself.
+    fn reap(&mut self) -> Result<bool, ShimError> {
+        let status = rustix::io::retry_on_intr(|| waitpid(Some(self.writer), WaitOptions::empty()))
+            .map_err(ShimError::system("reap the writer"))?;
+        self.reaped = true;
+        self.held = None;
+        fermata_sys::own_memory::trim_heap();
+        Ok(status.is_some_and(|(_, status)| status.exited()))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = kill_process(self.writer, Signal::KILL);
+            let _ = self.reap();
+        }
+    }
+}

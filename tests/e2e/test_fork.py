@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from commands import python, run, sh
-from internet import HERE, QUIET_PORT, TCP_PORT, THERE, internet
+from internet import HERE, HTTP_PORT, QUIET_PORT, TCP_PORT, THERE, internet, packets
 from servers_inside import ECHO, start
 from waiting import eventually
 
@@ -152,8 +152,8 @@ print(socket.create_connection((sys.argv[1], {TCP_PORT}), timeout=10).recv(100).
 
 @pytest.fixture
 def outside(tmp_path):
-    with internet(tmp_path):
-        yield
+    with internet(tmp_path) as net:
+        yield net
 
 
 def test_connections(outside, beside):
@@ -177,6 +177,21 @@ def test_connections(outside, beside):
             assert idle in ("ConnectionAbortedError", "ConnectionResetError")
             assert half_closed in ("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")
         assert "you are" in python(each, SAY, HERE), "a new connection can be made"
+
+
+def test_no_packet_of_a_connection_that_is_not_its_own(outside, sandbox, hold, play_on):
+    """Whoever is at the other end talks to the original, and hears of no other."""
+    process = sandbox.process.exec("python3", "-c", CONNECTED)
+    sandbox.fs.wait_for("/tmp/ready")
+    snapshot = hold(sandbox)
+    with packets(outside) as heard:
+        for _ in range(3):
+            fork = play_on(snapshot)
+            fork.fs.write_text("/tmp/go", "")
+            assert fork.process.get_process(process.pid).wait(20) == 0
+        # Had there been any, they would have come before this.
+        python(fork, f"import socket; socket.create_connection(('{HERE}', {HTTP_PORT}), timeout=10)")
+        assert next(heard) == HTTP_PORT
 
 
 def test_network_policy(outside, new_sandbox, hold, play_on):

@@ -3,34 +3,13 @@
 import os
 import random
 import time
-from pathlib import Path
 
 import pytest
-from beta9.abstractions.sandbox import SandboxInstance, SandboxProcess
 from commands import sh
-
-GUESTS = Path(__file__).parent / "guests"
+from guest_programs import finish, start
 
 # How often a busy guest is held, or killed and played on; the issue wants hundreds.
 CYCLES = int(os.environ.get("FERMATA_TEST_CYCLES", "10"))
-
-
-def start(sandbox: SandboxInstance, guest: str, *arguments: str) -> SandboxProcess:
-    """Returns once the guest may be held."""
-    for name in ("guest.py", f"{guest}.py"):
-        sandbox.fs.write_bytes(f"/guests/{name}", (GUESTS / name).read_bytes())
-    process = sandbox.process.exec("python3", f"/guests/{guest}.py", *arguments, cwd="/")
-    sandbox.fs.wait_for("/tmp/ready", timeout=60)
-    return process
-
-
-def finish(sandbox: SandboxInstance, pid: int) -> None:
-    """Lets the guest come to its end, which must be a good one."""
-    sandbox.fs.write_text("/tmp/finish", "")
-    # A process that was started before the snapshot is found by its pid.
-    process = sandbox.process.get_process(pid)
-    code = process.wait(120)
-    assert (code, process.stdout.read()) == (0, "right\n"), process.stderr.read()
 
 
 def some_time() -> None:

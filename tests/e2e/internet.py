@@ -60,6 +60,33 @@ def internet(served: Path) -> Iterator[Internet]:
         subprocess.run(["ip", "link", "delete", outside], check=False, stderr=subprocess.DEVNULL)
 
 
+# Prints the port that each TCP packet is for, as it arrives; first an empty line. 0x0800 is IPv4 (packet(7)).
+_HEAR = """
+import socket, struct
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.ntohs(0x0800))
+print(flush=True)
+while True:
+    packet, (_, _, direction, *_) = wire.recvfrom(1 << 16)
+    if direction == socket.PACKET_HOST and packet[9] == socket.IPPROTO_TCP:
+        print(struct.unpack_from("!H", packet, (packet[0] & 15) * 4 + 2)[0], flush=True)
+"""
+
+
+@contextlib.contextmanager
+def packets(net: Internet) -> Iterator[Iterator[int]]:
+    """The ports that TCP packets are for, in their order, from now on."""
+    hearing = subprocess.Popen(
+        ["ip", "netns", "exec", net.namespace, sys.executable, "-c", _HEAR], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert hearing.stdout.readline() == "\n"
+        yield (int(line) for line in hearing.stdout)
+    finally:
+        hearing.kill()
+        hearing.wait()
+        hearing.stdout.close()
+
+
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 

@@ -80,11 +80,13 @@ class Server:
         """For our own command line. A token that was given to the server by hand is given to its clients by hand."""
         return {**os.environ, "FERMATA_DATA_DIR": str(self.data_directory), "FERMATA_TOKEN": TOKEN}
 
-    def start(self, *options: str, timeout: float = FIRST_START_SECONDS) -> None:
+    def start(self, *options: str, timeout: float = FIRST_START_SECONDS, under: tuple[str, ...] = ()) -> None:
+        """`under` is a program that becomes the server when it has changed its surroundings."""
         assert self._process is None, "the server is running already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *under,
                     BINARY,
                     "serve",
                     f"--data-dir={self.data_directory}",

@@ -4,14 +4,15 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from beam import Sandbox
 from commands import python, run, sh
-from internet import HERE, QUIET_PORT, TCP_PORT, THERE, internet
+from internet import HERE, HTTP_PORT, QUIET_PORT, TCP_PORT, THERE, internet, packets
 from servers_inside import ECHO, start
 from waiting import eventually
 
-# The issue wants the first bytes of 1,000 forks; each fork here draws many times that.
-FORKS = 50
-DRAWN_BYTES = 4096
+FORKS = 1000
+# So many at the same time.
+BATCH = 50
 
 
 @pytest.fixture
@@ -152,8 +153,8 @@ print(socket.create_connection((sys.argv[1], {TCP_PORT}), timeout=10).recv(100).
 
 @pytest.fixture
 def outside(tmp_path):
-    with internet(tmp_path):
-        yield
+    with internet(tmp_path) as net:
+        yield net
 
 
 def test_connections(outside, beside):
@@ -177,6 +178,21 @@ def test_connections(outside, beside):
             assert idle in ("ConnectionAbortedError", "ConnectionResetError")
             assert half_closed in ("ConnectionAbortedError", "ConnectionResetError", "BrokenPipeError")
         assert "you are" in python(each, SAY, HERE), "a new connection can be made"
+
+
+def test_no_packet_of_a_connection_that_is_not_its_own(outside, sandbox, hold, play_on):
+    """Whoever is at the other end talks to the original, and hears of no other."""
+    process = sandbox.process.exec("python3", "-c", CONNECTED)
+    sandbox.fs.wait_for("/tmp/ready")
+    snapshot = hold(sandbox)
+    with packets(outside) as heard:
+        for _ in range(3):
+            fork = play_on(snapshot)
+            fork.fs.write_text("/tmp/go", "")
+            assert fork.process.get_process(process.pid).wait(20) == 0
+        # Had there been any, they would have come before this.
+        python(fork, f"import socket; socket.create_connection(('{HERE}', {HTTP_PORT}), timeout=10)")
+        assert next(heard) == HTTP_PORT
 
 
 def test_network_policy(outside, new_sandbox, hold, play_on):
@@ -284,34 +300,43 @@ def test_a_hook_that_does_not_end_holds_up_only_so_long(sandbox, hold, play_on):
     assert run(fork, "echo", "takes commands").stdout == "takes commands\n"
 
 
-def test_kernel_randomness(sandbox, fermata, made):
-    """What processes draw that were held while they drew, and what new ones draw: no two forks get the same."""
-    from beam import Sandbox
+# Draws all the time, and tells what it draws first once it finds itself played on.
+DRAW = """
+import os, time
+while True:
+    with open("/run/fermata/generation") as file:
+        generation = file.read()
+    word = os.getrandom(64).hex()
+    if generation != "0\\n":
+        break
+    time.sleep(0.0005)
+print(word, open("/dev/urandom", "rb").read(64).hex(), open("/proc/sys/kernel/random/uuid").read())
+"""
 
-    draw = (
-        "import os, time\n"
-        "while not os.path.exists('/tmp/go'): os.getrandom(64)\n"
-        f"print(os.getrandom({DRAWN_BYTES}).hex(), os.urandom({DRAWN_BYTES}).hex(),\n"
-        f"    open('/dev/urandom', 'rb').read({DRAWN_BYTES}).hex(), open('/proc/sys/kernel/random/uuid').read())"
-    )
-    process = sandbox.process.exec("python3", "-c", draw)
-    answer = fermata("fork", sandbox.sandbox_id(), "-n", str(FORKS))
-    assert answer.returncode == 0, answer
-    forks = [Sandbox().connect(name) for name in answer.stdout.split()]
-    made.extend(forks)
+
+def test_kernel_randomness(sandbox, fermata, made):
+    """What a process draws first that was held while it drew, from each source: no two forks get the same."""
+    process = sandbox.process.exec("python3", "-c", DRAW)
 
     def drawn(fork) -> str:
-        fork.fs.write_text("/tmp/go", "")
         held = fork.process.get_process(process.pid)
         assert held.wait(30) == 0, held.stderr.read()
         return held.stdout.read()
 
+    words = []
     with ThreadPoolExecutor(4) as pool:
-        words = [word for text in pool.map(drawn, [sandbox, *forks]) for word in text.split()]
-    assert len(words) == 4 * (FORKS + 1)
+        for _ in range(FORKS // BATCH):
+            answer = fermata("fork", sandbox.sandbox_id(), "-n", str(BATCH))
+            assert answer.returncode == 0, answer
+            forks = [Sandbox().connect(name) for name in answer.stdout.split()]
+            made.extend(forks)
+            words.extend(word for text in pool.map(drawn, forks) for word in text.split())
+            assert all(pool.map(lambda fork: fork.terminate(), forks))
+    assert len(words) == 3 * FORKS
     assert len({word[:16] for word in words}) == len(words)
     # Not even shifted against one another: no eight bytes come twice.
-    pieces = [word[at : at + 16] for word in words if len(word) > 40 for at in range(0, len(word), 16)]
+    pieces = [word[at : at + 16] for word in words if len(word) == 128 for at in range(0, 128, 16)]
+    assert len(pieces) == 2 * 8 * FORKS
     assert len(set(pieces)) == len(pieces)
 
 

@@ -215,6 +215,7 @@ async fn start(
             work: upper.work,
         },
         network_namespace: slot.namespace.clone(),
+        forwarding: Some(slot.forwarding.clone()),
         cgroup,
         security: inner.security.clone(),
         init: [AGENT_PATH, "--ready-fd", "3"].map(str::to_owned).to_vec(),

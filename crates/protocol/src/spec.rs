@@ -18,6 +18,10 @@ pub struct ShimSpec {
     pub root: RootSpec,
     /// The mounted network namespace to join.
     pub network_namespace: PathBuf,
+    /// The host's switch for packets from the sandbox: a file that takes `0` and `1`. A restore keeps it off until the
+    /// connections that lead out are closed; a cold start leaves it alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<PathBuf>,
     /// Where the sandbox is accounted, limited and frozen.
     pub cgroup: CgroupSpec,
     /// Names and limits of what the processes may do.

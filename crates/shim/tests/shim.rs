@@ -52,6 +52,7 @@ impl Fixture {
                 work: scratch.join("work"),
             },
             network_namespace: PathBuf::from("/proc/self/ns/net"),
+            forwarding: None,
             cgroup: Cgroups::open().unwrap().create(&id, limits).unwrap(),
             security: default_security().unwrap(),
             init: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),

@@ -99,4 +99,6 @@ pub struct Slot {
     pub number: u32,
     /// Where it is mounted.
     pub namespace: PathBuf,
+    /// The host's switch for packets that come from it; on.
+    pub forwarding: PathBuf,
 }

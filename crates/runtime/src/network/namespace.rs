@@ -171,7 +171,16 @@ fn set_inside_options() -> Result<(), RuntimeError> {
 /// For the host's end, before it is up.
 fn set_outside_options(interface: &str) -> Result<(), RuntimeError> {
     set_option_if_there(&format!("net/ipv6/conf/{interface}/disable_ipv6"), "1")?;
-    set_option(&format!("net/ipv4/conf/{interface}/forwarding"), "1")
+    set_option(&forwarding_option(interface), "1")
+}
+
+/// Whether packets that come from `interface` are forwarded.
+pub(super) fn forwarding(interface: &str) -> PathBuf {
+    option_path(&forwarding_option(interface))
+}
+
+fn forwarding_option(interface: &str) -> String {
+    format!("net/ipv4/conf/{interface}/forwarding")
 }
 
 /// Sets a kernel option of the calling thread's namespace.

@@ -226,6 +226,7 @@ impl Shared {
         Slot {
             number,
             namespace: self.directory.join(number.to_string()),
+            forwarding: namespace::forwarding(&self.instance.interface(number)),
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  shim ── clone3 into the control group ──► child: own mounts, overlay on root/ ── exec ──► CRIU
 //!   │                                                                  process 1 ◄── clone as the shim's child ─┘
-//!   │◄── all is in place, nothing runs ──► host name, files, connections ──► go on
+//!   │◄── all is in place, nothing runs ──► host name, files, connections, wire ──► go on
 //! ```
 //!
 //! What is the same as at a cold start is done by the same code: control groups, network namespace, overlay.
@@ -11,6 +11,7 @@
 mod connections;
 mod identity;
 mod native;
+mod wire;
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -72,6 +73,7 @@ fn play_on(spec: &ShimSpec, images: &Path, engine: &CriuSpec) -> Result<Started,
         images,
         root: &root,
     };
+    wire::set_open(spec, false).map_err(ShimError::system("close the wire"))?;
     let mut failure = None;
     let restored = criu::restore(
         engine,
@@ -89,7 +91,8 @@ fn play_on(spec: &ShimSpec, images: &Path, engine: &CriuSpec) -> Result<Started,
         },
         &mut |init_pid| {
             identity::renew(spec, init_pid)?;
-            connections::close_outside(network.as_fd())
+            connections::close_outside(network.as_fd())?;
+            wire::set_open(spec, true)
         },
     );
     let restored = match (restored, failure) {

@@ -113,6 +113,7 @@ impl Sandbox {
                 work: scratch.join("work"),
             },
             network_namespace: Path::new("/run/netns").join(&id),
+            forwarding: None,
             cgroup: Cgroups::open().unwrap().create(&id, limits).unwrap(),
             security: default_security().unwrap(),
             init,

@@ -31,7 +31,7 @@ mod supervise;
 
 use std::sync::Arc;
 
-pub use config::{EngineConfig, PortConfig};
+pub use config::{CheckpointerChoice, EngineConfig, PortConfig};
 pub use error::{EngineError, ErrorKind};
 pub use fermata_protocol::agent;
 pub use fermata_runtime::{

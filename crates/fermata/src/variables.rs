@@ -16,6 +16,8 @@ pub(crate) const LOG_FORMAT: &str = "FERMATA_LOG_FORMAT";
 pub(crate) const MEMORY_CAP: &str = "FERMATA_MEMORY_CAP";
 /// The most processes and threads that one sandbox may have.
 pub(crate) const PROCESS_CAP: &str = "FERMATA_PROCESS_CAP";
+/// What captures processes.
+pub(crate) const CHECKPOINTER: &str = "FERMATA_CHECKPOINTER";
 /// Size of the storage pool.
 pub(crate) const POOL_SIZE: &str = "FERMATA_POOL_SIZE";
 /// Name servers for sandboxes.

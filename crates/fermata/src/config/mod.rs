@@ -20,7 +20,7 @@ use crate::variables;
 use ports::{PortRange, Ports};
 use value::{List, Variables};
 
-pub(crate) use value::LogFormat;
+pub(crate) use value::{Checkpointer, LogFormat};
 
 /// Where everything is kept unless something else is said.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/fermata";
@@ -82,6 +82,7 @@ pub(crate) struct Config {
     pub(crate) stop_sandboxes: Setting<bool>,
     pub(crate) log_format: Setting<LogFormat>,
     pub(crate) limits: Limits,
+    pub(crate) checkpointer: Setting<Checkpointer>,
     pub(crate) name_servers: Setting<List>,
     pub(crate) extra_certificates: Setting<List>,
     pub(crate) build_environment: Setting<Variables>,
@@ -132,7 +133,7 @@ impl Explain for ConfigError {
     }
 }
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "data_dir",
     "grpc",
     "http",
@@ -141,6 +142,7 @@ const KEYS: [&str; 15] = [
     "memory_cap",
     "process_cap",
     "pool_size",
+    "checkpointer",
     "name_servers",
     "extra_certificates",
     "build_environment",
@@ -161,6 +163,7 @@ struct File {
     memory_cap: Option<ByteSize>,
     process_cap: Option<u64>,
     pool_size: Option<ByteSize>,
+    checkpointer: Option<Checkpointer>,
     name_servers: Option<List>,
     extra_certificates: Option<List>,
     build_environment: Option<Variables>,
@@ -297,6 +300,10 @@ impl Config {
                 process_cap: sources.limit(variables::PROCESS_CAP, file.process_cap)?,
                 pool_size: sources.limit(variables::POOL_SIZE, file.pool_size)?,
             },
+            checkpointer: Setting::or_default(
+                sources.find(None, variables::CHECKPOINTER, file.checkpointer)?,
+                Checkpointer::Auto,
+            ),
             name_servers: Setting::or_default(
                 sources.find(None, variables::NAME_SERVERS, file.name_servers)?,
                 List::default(),
@@ -327,6 +334,7 @@ impl Config {
                     process_cap,
                     pool_size,
                 },
+            checkpointer,
             name_servers,
             extra_certificates,
             build_environment,
@@ -344,6 +352,7 @@ impl Config {
             (optional(memory_cap.value), &memory_cap.origin),
             (optional(process_cap.value), &process_cap.origin),
             (optional(pool_size.value), &pool_size.origin),
+            (checkpointer.value.to_string(), &checkpointer.origin),
             (name_servers.value.to_string(), &name_servers.origin),
             (
                 extra_certificates.value.to_string(),

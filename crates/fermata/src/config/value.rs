@@ -37,6 +37,51 @@ impl fmt::Display for LogFormat {
     }
 }
 
+/// What captures processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Checkpointer {
+    /// The native engine, and CRIU for what that cannot hold.
+    Auto,
+    /// Only the native engine.
+    Native,
+    /// Only CRIU.
+    Criu,
+}
+
+impl FromStr for Checkpointer {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Native),
+            "criu" => Ok(Self::Criu),
+            _ => Err("not one of auto, native, criu"),
+        }
+    }
+}
+
+impl fmt::Display for Checkpointer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Criu => "criu",
+        })
+    }
+}
+
+impl From<Checkpointer> for fermata_engine::CheckpointerChoice {
+    fn from(checkpointer: Checkpointer) -> Self {
+        match checkpointer {
+            Checkpointer::Auto => Self::Auto,
+            Checkpointer::Native => Self::Native,
+            Checkpointer::Criu => Self::Criu,
+        }
+    }
+}
+
 /// Separated by commas in a variable, an array in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]

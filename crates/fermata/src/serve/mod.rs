@@ -155,6 +155,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig, ServeError> {
             .map_or(defaults.memory_cap_bytes, |size| size.0),
         process_cap: process_cap.value.unwrap_or(defaults.process_cap),
         pool_size_bytes: pool_size.value.map(|size| size.0),
+        checkpointer: config.checkpointer.value.into(),
         name_servers: config.name_servers.value.0.clone(),
         extra_certificates: config
             .extra_certificates

@@ -12,7 +12,7 @@ pub struct Memory {
 }
 
 /// `struct prctl_mm_map`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of prctl_mm_map")]
 pub struct Layout {
     pub start_code: u64,

@@ -1,5 +1,7 @@
 //! Playing a captured tree on.
 
+pub mod program;
+
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 

@@ -1,1 +1,3 @@
-//! Under way.
+//! Plays a captured tree on.
+
+pub mod tree;

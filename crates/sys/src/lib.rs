@@ -4,9 +4,11 @@
     reason = "this crate exists to keep every unsafe block in one place"
 )]
 #![cfg_attr(not(test), warn(missing_docs))]
+pub mod birth;
 pub mod btrfs;
 pub mod clone;
 pub mod device_filter;
+pub mod ending;
 pub mod execute;
 pub mod file_lock;
 pub mod injection;
@@ -19,6 +21,7 @@ pub mod page_map;
 pub mod preload;
 pub mod process;
 pub mod seccomp;
+pub mod shared_words;
 pub mod sharing;
 pub mod terminal;
 pub mod tracee;

@@ -1,32 +1,183 @@
 //! Playing a captured tree on.
+//!
+//! ```text
+//! process 1: shared memory and descriptions opened ─► tree grown ─► each process: descriptors installed ─► program
+//! ```
 
+pub mod descriptors;
+mod objects;
 pub mod program;
+pub mod tree;
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
-use crate::NativeError;
-use crate::image::Image;
+use fermata_sys::own_process;
+
+use crate::image::{Alive, Image, Process};
+use crate::{NativeError, Owner};
+
+use descriptors::OpenDescriptions;
+use program::{Program, Resources, Waiting};
+use tree::{Growth, grow, plan};
 
 /// How the processes and the shim tell each other where they are.
 #[derive(Debug)]
 pub struct Signals {
     /// Words of whoever cannot go on.
     pub failure: OwnedFd,
-    /// A byte of each process that is ready to go on.
+    /// A byte of each thread that is ready to go on.
     pub arrived: OwnedFd,
     /// Ends when all may go on.
     pub go: OwnedFd,
 }
 
-/// Becomes the tree: the calling process is process 1 of new namespaces, in its root.
+/// Becomes the tree: the calling process is process 1 of new namespaces, in its root, with one thread.
 ///
 /// # Errors
-/// `Restore`, `Image`, `File`; also of other processes, by [`Signals::failure`].
+/// `Restore`, `Image`, `File`; what fails in another process is told by [`Signals::failure`].
 pub fn play_on(
-    _image: &Image,
-    _pages: OwnedFd,
-    _signals: Signals,
+    image: &Image,
+    pages: OwnedFd,
+    signals: Signals,
 ) -> Result<Infallible, NativeError> {
-    todo!()
+    let init = image.processes.first().ok_or_else(|| NativeError::Image {
+        reason: "it has no process".to_owned(),
+    })?;
+    let failed = failed(init);
+    own_process::raise_file_limit().map_err(failed("raise the limit of open files"))?;
+    let floor = floor(image)?;
+    let (waiting, pages) = lift(floor, &signals, &pages).map_err(failed("move descriptors"))?;
+    drop(signals);
+    let above = waiting.go + 1;
+    let objects = objects::make(&image.shared_objects, pages.as_fd(), above)
+        .map_err(failed("make the shared memory"))?;
+    let descriptions = descriptors::open(image, &objects, above)?;
+    let plan = plan(&image.processes)?;
+    let mut growing = Growing {
+        descriptions,
+        pages,
+        objects,
+        waiting,
+    };
+    // SAFETY of the number is not at stake: it was made above, and stays open until a program closes it.
+    let failure = own_process::borrow(waiting.failure).map_err(failed("move descriptors"))?;
+    grow(&plan, failure.as_fd(), &mut growing)
+}
+
+/// Above the number of any descriptor of the tree.
+fn floor(image: &Image) -> Result<RawFd, NativeError> {
+    let highest = image
+        .living()
+        .flat_map(|(_, alive)| &alive.descriptors)
+        .map(|descriptor| descriptor.number)
+        .max()
+        .unwrap_or(2);
+    highest
+        .max(2)
+        .checked_add(1)
+        .ok_or_else(|| NativeError::Image {
+            reason: format!("a descriptor with the number {highest}"),
+        })
+}
+
+/// Puts what every process waits by at three numbers in a row from `floor`, and the pages above.
+fn lift(floor: RawFd, signals: &Signals, pages: &OwnedFd) -> io::Result<(Waiting, OwnedFd)> {
+    let above = floor + 3;
+    let copy = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, above);
+    // Copies first: the numbers may be taken by any of these.
+    let failure = copy(signals.failure.as_fd())?;
+    let arrived = copy(signals.arrived.as_fd())?;
+    let go = copy(signals.go.as_fd())?;
+    let pages = copy(pages.as_fd())?;
+    let waiting = Waiting {
+        failure: floor,
+        arrived: floor + 1,
+        go: floor + 2,
+    };
+    for (from, to) in [
+        (failure, waiting.failure),
+        (arrived, waiting.arrived),
+        (go, waiting.go),
+    ] {
+        fermata_sys::execute::duplicate_to(from.as_fd(), to)?;
+    }
+    Ok((waiting, pages))
+}
+
+fn owner(process: &Process) -> Owner {
+    Owner {
+        pid: process.pid,
+        name: process.name.clone(),
+    }
+}
+
+fn failed<E: Into<io::Error>>(
+    process: &Process,
+) -> impl Fn(&'static str) -> Box<dyn FnOnce(E) -> NativeError> {
+    let owner = owner(process);
+    move |action| {
+        let owner = owner.clone();
+        Box::new(move |source| NativeError::Restore {
+            action: action.to_owned(),
+            owner,
+            source: source.into(),
+        })
+    }
+}
+
+/// What the tree's processes do while it grows.
+struct Growing {
+    descriptions: OpenDescriptions,
+    pages: OwnedFd,
+    objects: Vec<OwnedFd>,
+    waiting: Waiting,
+}
+
+impl Growth for Growing {
+    fn lead_session(&mut self, leader: &Process) -> Result<(), NativeError> {
+        self.descriptions.lead_session(leader)
+    }
+
+    fn groups_are_set(&mut self, leader: &Process) -> Result<(), NativeError> {
+        self.descriptions.set_foreground(leader)
+    }
+
+    fn play(&mut self, process: &Process, alive: &Alive) -> Result<Infallible, NativeError> {
+        own_process::block_all_signals().map_err(failed(process)("block signals"))?;
+        settle(process, alive)?;
+        let resources = Resources {
+            pages: self.pages.as_fd(),
+            objects: &self.objects,
+            waiting: self.waiting,
+        };
+        let program = Program::prepare(process, alive, resources)?;
+        self.descriptions.install(&alive.descriptors, program.keep())?;
+        program.run(&owner(process))
+    }
+}
+
+/// What belongs to the process and needs no program.
+fn settle(process: &Process, alive: &Alive) -> Result<(), NativeError> {
+    let failed = |action| failed::<io::Error>(process)(action);
+    let adjustment = alive.oom_score_adjustment.to_string();
+    match std::fs::write("/proc/self/oom_score_adj", adjustment) {
+        // Lowering it needs CAP_SYS_RESOURCE, which the sandbox was without, too: as at a cold start.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        other => other.map_err(failed("set the out-of-memory score"))?,
+    }
+    own_process::set_personality(alive.personality).map_err(failed("set the personality"))?;
+    own_process::disable_huge_pages(alive.huge_pages_disabled)
+        .map_err(failed("set up the memory"))?;
+    own_process::set_subreaper(alive.is_subreaper).map_err(failed("become a subreaper"))?;
+    if alive.root != "/" {
+        rustix::process::chroot(alive.root.as_str())
+            .map_err(|error| failed("change the root")(error.into()))?;
+    }
+    rustix::process::chdir(alive.working_directory.as_str())
+        .map_err(|error| failed("enter the working directory")(error.into()))?;
+    let mask = rustix::fs::Mode::from_raw_mode(alive.umask);
+    rustix::process::umask(mask);
+    Ok(())
 }

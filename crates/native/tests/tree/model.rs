@@ -76,6 +76,8 @@ impl Model {
 
     pub(crate) fn setpgid(&mut self, caller: i32, group: i32) -> Result<(), Refused> {
         let session = self.living(caller)?.session;
+        // The group from outside has no name inside.
+        let group = if group == 0 { caller } else { group };
         if session == caller {
             return Err("EPERM: a session leader");
         }

@@ -181,6 +181,15 @@ impl<'a> Census<'a> {
                 ));
             }
         }
+        for process in self.processes {
+            // It left the group from outside to make its own, and there is no way back.
+            if process.group == 0 && self.groups.contains_key(&process.pid) {
+                return Err(damaged(format!(
+                    "process {} cannot be in group 0",
+                    process.pid
+                )));
+            }
+        }
         for (&group, &session) in &self.groups {
             if self.place(group).is_none() && !self.ended_sessions.contains(&group) {
                 self.ended_groups.entry(session).or_default().push(group);

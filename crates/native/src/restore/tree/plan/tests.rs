@@ -326,6 +326,10 @@ fn trees_that_cannot_be_are_refused() {
             &[(1, 0, 1, 1), (2, 1, -9, 1)],
             "process 2 cannot be in group -9 of session 1",
         ),
+        (
+            &[(1, 0, 0, 0), (2, 1, 0, 0), (3, 1, 2, 0)],
+            "process 2 cannot be in group 0",
+        ),
     ];
     for (rows, reason) in refused {
         let error = refusal(&table(rows));

@@ -1,1 +1,3 @@
-//! Under way.
+//! Making a tree again.
+
+pub mod descriptors;

@@ -1,0 +1,15 @@
+//! Objects of every kind, made in one process, captured there, and opened again in another.
+
+#[cfg(test)]
+mod counters;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod pipes;
+
+fn main() {
+    #[cfg(test)]
+    harness::main(&[files::CASES, pipes::CASES, counters::CASES]);
+}

@@ -17,4 +17,5 @@ pub mod preload;
 pub mod process;
 pub mod record_lock;
 pub mod seccomp;
+pub mod socket;
 pub mod terminal;

@@ -224,7 +224,7 @@ fn lost_target() {
 }
 
 /// Sends a descriptor to where nobody of the guest has it.
-fn send_away(keeper: &OwnedFd, object: &OwnedFd) {
+pub(crate) fn send_away(keeper: &OwnedFd, object: &OwnedFd) {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::os::fd::AsFd as _;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -85,6 +85,14 @@ pub(crate) fn take(number: i32) -> OwnedFd {
     inherited_descriptor(number).unwrap_or_else(|| panic!("descriptor {number} is not open"))
 }
 
+/// Moves the test, and the guests that it makes from now on, into a network of its own with a loopback.
+pub(crate) fn own_network() {
+    fermata_sys::network_namespace::unshare_network().unwrap();
+    let mut command = std::process::Command::new("ip");
+    let status = command.args(["link", "set", "lo", "up"]).status().unwrap();
+    assert!(status.success());
+}
+
 /// A stopped process.
 pub(crate) struct Guest(Pid);
 

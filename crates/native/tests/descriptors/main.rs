@@ -7,9 +7,19 @@ mod files;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod internet;
+#[cfg(test)]
 mod pipes;
+#[cfg(test)]
+mod unix;
 
 fn main() {
     #[cfg(test)]
-    harness::main(&[files::CASES, pipes::CASES, counters::CASES]);
+    harness::main(&[
+        files::CASES,
+        pipes::CASES,
+        counters::CASES,
+        unix::CASES,
+        internet::CASES,
+    ]);
 }

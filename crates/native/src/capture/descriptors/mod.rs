@@ -10,11 +10,15 @@
 //! description open, which nobody must notice: all are closed when the collector goes, which has to be before the tree runs on.
 
 mod counters;
+mod diagnosis;
 mod fdinfo;
+mod internet;
 mod opened;
 mod paths;
 mod pipes;
 mod polls;
+mod sockets;
+mod unix;
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -31,10 +35,13 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrli
 use super::Task;
 use crate::NativeError;
 use crate::image::{Description, Descriptions, Descriptor, Lock, LockKind, NamelessFile, OpenFile};
+use diagnosis::UnixDiagnosis;
 use fdinfo::FdInfo;
+use internet::Connection;
 use opened::Opened;
 use pipes::PipeEnds;
 use polls::Watched;
+use unix::UnixEnd;
 
 /// What keeps memory that mappings and descriptors share.
 pub trait SharedObjects {
@@ -54,6 +61,7 @@ pub struct DescriptorCollector<'a> {
     processes: Vec<Table>,
     nameless: Vec<((u64, u64), NamelessFile)>,
     pipes: Vec<PipeEnds>,
+    unix_sockets: Option<HashMap<u64, UnixDiagnosis>>,
     root: Option<Rc<OwnedFd>>,
     limit: Rlimit,
 }
@@ -89,6 +97,8 @@ impl Found {
 enum Kind {
     Complete(OpenFile),
     Poll(Vec<Watched>),
+    Unix(UnixEnd),
+    Connection(Connection),
 }
 
 /// A process that was added.
@@ -134,6 +144,7 @@ impl<'a> DescriptorCollector<'a> {
             processes: Vec::new(),
             nameless: Vec::new(),
             pipes: Vec::new(),
+            unix_sockets: None,
             root: None,
             limit,
         }
@@ -207,6 +218,13 @@ impl<'a> DescriptorCollector<'a> {
             let file = match &found.kind {
                 Kind::Complete(file) => file.clone(),
                 Kind::Poll(watched) => self.watches(found, watched)?,
+                Kind::Unix(end) => self.connected(found, end)?,
+                Kind::Connection(connection) => {
+                    if !connection.leads_outside(&self.found) {
+                        return Err(found.unheld("is a TCP connection within the sandbox"));
+                    }
+                    OpenFile::Internet(connection.socket.clone())
+                }
             };
             list.push(Description {
                 flags: found.flags,
@@ -317,9 +335,7 @@ impl<'a> DescriptorCollector<'a> {
             FileType::RegularFile if opened.is_removed() => self.nameless(opened)?,
             FileType::RegularFile | FileType::Directory => opened.named()?,
             FileType::CharacterDevice => opened.device()?,
-            FileType::Socket => {
-                return Err(opened.unheld("is a socket of a kind that cannot be held"));
-            }
+            FileType::Socket => return self.socket(opened),
             FileType::BlockDevice => return Err(opened.unheld("is a block device")),
             FileType::Symlink | FileType::Unknown => {
                 return Err(opened.unheld("is of an unknown kind"));

@@ -19,6 +19,8 @@ pub(super) struct Opened<'a> {
     pub(super) stat: Stat,
     /// What `/proc/PID/fd/N` leads to, as the sandbox sees it.
     pub(super) link: String,
+    /// `/proc/PID`
+    pub(super) process: &'a OwnedFd,
     /// The sandbox's.
     pub(super) root: BorrowedFd<'a>,
 }
@@ -29,7 +31,7 @@ impl<'a> Opened<'a> {
         number: i32,
         info: &'a FdInfo,
         file: &'a OwnedFd,
-        process: &OwnedFd,
+        process: &'a OwnedFd,
         root: BorrowedFd<'a>,
     ) -> Result<Self, NativeError> {
         let failed = |action| {
@@ -51,6 +53,7 @@ impl<'a> Opened<'a> {
             file,
             stat,
             link,
+            process,
             root,
         })
     }

@@ -6,13 +6,13 @@
 //!                                └─ flags, lock      └─► state of its own: counter, mask, timer, socket
 //! ```
 
+pub(crate) mod options;
 mod sockets;
 
 use serde::{Deserialize, Serialize};
 
 pub use sockets::{
-    InternetSocket, InternetState, SocketOption, UnixFile, UnixMessage, UnixName, UnixSocket,
-    UnixState,
+    InternetSocket, InternetState, SocketOption, UnixFile, UnixName, UnixSocket, UnixState,
 };
 
 /// All open file descriptions of a tree.

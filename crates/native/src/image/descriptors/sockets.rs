@@ -24,8 +24,8 @@ pub struct UnixSocket {
     pub name: Option<UnixName>,
     /// What it is to others.
     pub state: UnixState,
-    /// What was not received yet; a stream's is one message.
-    pub queue: Vec<UnixMessage>,
+    /// What was not received yet, all sent by the peer; a stream's is one message.
+    pub queue: Vec<Vec<u8>>,
     /// `RCV_SHUTDOWN` 1, `SEND_SHUTDOWN` 2
     pub shutdown: u8,
     /// All that are held.
@@ -42,7 +42,7 @@ pub enum UnixState {
         /// How many may wait.
         backlog: u32,
     },
-    /// Connected to another description, which for datagrams need not be connected to this one.
+    /// Connected to another description, and that to this one.
     Connected {
         /// Its place in the list.
         peer: u32,
@@ -51,13 +51,6 @@ pub enum UnixState {
     Orphaned {
         /// The other end was closed before it had received everything: `ECONNRESET` is to be told.
         reset: bool,
-    },
-    /// Waits in the backlog of a listening description to be accepted.
-    Waiting {
-        /// The listening description.
-        listener: u32,
-        /// How many connections wait before it.
-        place: u32,
     },
 }
 
@@ -70,7 +63,7 @@ pub enum UnixName {
     Path {
         /// As it was given to `bind(2)`, relative perhaps.
         path: Vec<u8>,
-        /// The file, unless it was removed or this is an accepted socket, which has its listener's name.
+        /// The file, unless it was removed.
         file: Option<UnixFile>,
     },
 }
@@ -86,15 +79,6 @@ pub struct UnixFile {
     pub user: u32,
     /// Group.
     pub group: u32,
-}
-
-/// A message in a queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnixMessage {
-    /// Its bytes.
-    pub content: Vec<u8>,
-    /// The description that sent it; none: its peer, or one without a name.
-    pub sender: Option<u32>,
 }
 
 /// A TCP or UDP socket.
@@ -127,4 +111,6 @@ pub enum InternetState {
         /// Whose datagrams it takes and where its own go.
         peer: SocketAddr,
     },
+    /// A stream that has ended, or whose other end is not in the tree: it comes back as if the other end had reset it.
+    Broken,
 }

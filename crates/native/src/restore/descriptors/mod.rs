@@ -7,8 +7,10 @@
 
 mod counters;
 mod files;
+mod names;
 mod pipes;
 mod polls;
+mod sockets;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -123,11 +125,12 @@ impl<'a> Opening<'a> {
     }
 
     fn open(&self) -> Result<OpenDescriptions, At> {
+        let mut sockets = sockets::open_all(self.image)?;
         let mut numbers = Vec::with_capacity(self.image.list.len());
         let mut locks = Vec::new();
         for (place, description) in (0_u32..).zip(&self.image.list) {
             let number = self
-                .open_one(description)
+                .open_one(description, sockets.get_mut(place as usize))
                 .map_err(|failure| (Some(place), failure))?;
             numbers.push(number);
             locks.extend(description.locks.iter().filter_map(|lock| {
@@ -152,7 +155,11 @@ impl<'a> Opening<'a> {
         })
     }
 
-    fn open_one(&self, description: &Description) -> Result<i32, Failure> {
+    fn open_one(
+        &self,
+        description: &Description,
+        socket: Option<&mut Option<OwnedFd>>,
+    ) -> Result<i32, Failure> {
         let flags = OFlags::from_bits_retain(description.flags);
         let file = match &description.file {
             OpenFile::Path {
@@ -182,9 +189,9 @@ impl<'a> Opening<'a> {
                 .map_err(Failure::to("make a signal descriptor"))?,
             OpenFile::Timer(timer) => counters::timer(timer)?,
             OpenFile::Poll { .. } => polls::epoll()?,
-            OpenFile::Unix(_) | OpenFile::Internet(_) => {
-                return Err(Failure::damaged("a socket"));
-            }
+            OpenFile::Unix(_) | OpenFile::Internet(_) => socket
+                .and_then(Option::take)
+                .ok_or_else(|| Failure::damaged("a socket"))?,
         };
         files::set_status_flags(&file, flags)?;
         take_locks(&file, &description.locks)?;

@@ -36,6 +36,21 @@ pub fn limits() -> io::Result<Vec<(u64, u64)>> {
         .collect()
 }
 
+/// Raises the soft limit of open files to the hard one.
+///
+/// # Errors
+/// What `setrlimit(2)` says.
+pub fn raise_file_limit() -> io::Result<()> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    Ok(rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?)
+}
+
 /// Blocks every signal.
 ///
 /// # Errors
@@ -80,14 +95,6 @@ fn set(option: libc::c_int, value: libc::c_ulong) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// Whether orphans among its descendants become its children.
-///
-/// # Errors
-/// What `prctl(2)` says.
-pub fn set_subreaper(on: bool) -> io::Result<()> {
-    set(libc::PR_SET_CHILD_SUBREAPER, on.into())
 }
 
 /// Whether transparent huge pages are kept from its memory.

@@ -115,7 +115,7 @@ fn backing(
     if map.path == "/dev/zero (deleted)" || map.path.starts_with("/memfd:") {
         let file = mapped_file(task, map)?;
         return Ok(Backing::Object {
-            object: objects.place(file.as_fd(), &map.path, task)?,
+            object: objects.place(file.as_fd(), &map.path, &task.owner())?,
             offset: map.offset,
             shared,
         });

@@ -9,6 +9,7 @@
 //! tree as it was.
 
 mod copy;
+pub mod descriptors;
 mod facts;
 mod inject;
 mod ipc;
@@ -20,6 +21,7 @@ mod stopped;
 mod task;
 mod threads;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -27,13 +29,14 @@ use std::path::Path;
 use fermata_sys::sharing::{Shared, compare};
 
 use crate::image::{
-    Alive, Clocks, Descriptions, Image, Memory, Process, SharedObject, State, TemporaryFilesystem,
+    Alive, Clocks, Descriptions, Descriptor, Image, Memory, Process, SharedObject, State, TemporaryFilesystem,
 };
 use crate::{NativeError, image};
 
 pub use task::Task;
 
 use copy::Copy;
+use descriptors::DescriptorCollector;
 use inject::Room;
 use objects::Objects;
 use pages::PagesFile;
@@ -88,6 +91,7 @@ impl Seized {
         let mut pages_end = 0;
         let mut objects = Objects::default();
         let mut filters = facts::Filters::default();
+        let (mut of_processes, descriptions) = self.descriptors(&mut objects)?;
         let mut processes = Vec::with_capacity(self.stopped.processes.len());
         let mut copies = Vec::new();
         for process in &self.stopped.processes {
@@ -96,9 +100,10 @@ impl Seized {
                     status: process.stat.exit_status,
                 }
             } else {
-                let (alive, copy) = self.alive(process, &mut objects, &mut filters)?;
+                let (mut alive, copy) = self.alive(process, &mut objects, &mut filters)?;
+                alive.descriptors = of_processes.remove(&process.task.pid).unwrap_or_default();
                 copies.push((process.task.clone(), copy));
-                State::Alive(Box::new(alive))
+                State::Alive(alive)
             };
             processes.push(Process {
                 pid: process.task.pid,
@@ -116,7 +121,7 @@ impl Seized {
             image: Image {
                 clocks,
                 processes,
-                descriptions: Descriptions::default(),
+                descriptions,
                 shared_objects,
                 temporary,
             },
@@ -124,6 +129,21 @@ impl Seized {
             pages,
             pages_end,
         })
+    }
+
+    fn descriptors(
+        &self,
+        objects: &mut Objects,
+    ) -> Result<(HashMap<i32, Vec<Descriptor>>, Descriptions), NativeError> {
+        let mut collector = DescriptorCollector::new(objects);
+        let mut of_processes = HashMap::new();
+        for process in &self.stopped.processes {
+            if !process.is_zombie() {
+                let found = collector.add_process(&process.task)?;
+                of_processes.insert(process.task.pid, found);
+            }
+        }
+        Ok((of_processes, collector.finish()?))
     }
 
     /// Lets the tree go on; it is frozen by its control group if the caller has done so again.

@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use rustix::fs::{SealFlags, SeekFrom, fcntl_get_seals, seek};
 
-use super::task::Task;
-use crate::NativeError;
+use super::descriptors::SharedObjects;
+use crate::{NativeError, Owner};
 use crate::image::{PageRun, SharedObject};
 
 const PAGE_BYTES: u64 = 4096;
@@ -36,16 +36,22 @@ impl Objects {
         &mut self,
         file: BorrowedFd<'_>,
         path: &str,
-        task: &Task,
+        owner: &Owner,
     ) -> Result<u32, NativeError> {
         let look = || -> io::Result<_> {
             let file = File::from(file.try_clone_to_owned()?);
             let status = file.metadata()?;
             Ok((file, status))
         };
-        let (file, status) = look().map_err(task.failed("look at the shared memory"))?;
-        let next = u32::try_from(self.found.len())
-            .map_err(|_| task.unheld("it has too much shared memory"))?;
+        let (file, status) = look().map_err(|source| NativeError::Capture {
+            action: "look at the shared memory",
+            owner: owner.clone(),
+            source,
+        })?;
+        let next = u32::try_from(self.found.len()).map_err(|_| NativeError::Unheld {
+            owner: owner.clone(),
+            reason: "it has too much shared memory".to_owned(),
+        })?;
         let key = (status.dev(), status.ino());
         if let Some(place) = self.places.get(&key) {
             return Ok(*place);
@@ -81,6 +87,21 @@ impl Objects {
                 })
             })
             .collect()
+    }
+}
+
+impl SharedObjects for Objects {
+    fn object(&mut self, file: BorrowedFd<'_>, owner: &Owner) -> Result<u32, NativeError> {
+        let link = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&file)
+        );
+        let path = std::fs::read_link(link).map_err(|source| NativeError::Capture {
+            action: "look at the shared memory",
+            owner: owner.clone(),
+            source,
+        })?;
+        self.place(file, &path.to_string_lossy(), owner)
     }
 }
 

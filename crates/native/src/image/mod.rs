@@ -38,7 +38,7 @@ impl Image {
         self.processes
             .iter()
             .filter_map(|process| match &process.state {
-                State::Alive(alive) => Some((process, &**alive)),
+                State::Alive(alive) => Some((process, alive)),
                 State::Zombie { .. } => None,
             })
     }

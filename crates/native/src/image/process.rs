@@ -23,9 +23,10 @@ pub struct Process {
 
 /// What is left of a process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "zombies are rare")]
 pub enum State {
     /// It runs.
-    Alive(Box<Alive>),
+    Alive(Alive),
     /// It has ended and nobody has waited for it yet.
     Zombie {
         /// As `wait(2)` tells it.

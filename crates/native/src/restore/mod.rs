@@ -11,11 +11,11 @@ pub mod tree;
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use fermata_sys::own_process;
 
-use crate::image::{Alive, Image, Process};
+use crate::image::{Alive, Image, Process, State};
 use crate::{NativeError, Owner};
 
 use descriptors::OpenDescriptions;
@@ -48,21 +48,19 @@ pub fn play_on(
     let failed = failed(init);
     own_process::raise_file_limit().map_err(failed("raise the limit of open files"))?;
     let floor = floor(image)?;
-    let (waiting, pages) = lift(floor, &signals, &pages).map_err(failed("move descriptors"))?;
+    let (waiting, failure, pages) = lift(floor, &signals, &pages).map_err(failed("move descriptors"))?;
     drop(signals);
     let above = waiting.go + 1;
     let objects = objects::make(&image.shared_objects, pages.as_fd(), above)
         .map_err(failed("make the shared memory"))?;
     let descriptions = descriptors::open(image, &objects, above)?;
-    let plan = plan(&image.processes)?;
+    let plan = plan(&image.processes, &[])?;
     let mut growing = Growing {
         descriptions,
         pages,
         objects,
         waiting,
     };
-    // SAFETY of the number is not at stake: it was made above, and stays open until a program closes it.
-    let failure = own_process::borrow(waiting.failure).map_err(failed("move descriptors"))?;
     grow(&plan, failure.as_fd(), &mut growing)
 }
 
@@ -83,11 +81,16 @@ fn floor(image: &Image) -> Result<RawFd, NativeError> {
 }
 
 /// Puts what every process waits by at three numbers in a row from `floor`, and the pages above.
-fn lift(floor: RawFd, signals: &Signals, pages: &OwnedFd) -> io::Result<(Waiting, OwnedFd)> {
+fn lift(
+    floor: RawFd,
+    signals: &Signals,
+    pages: &OwnedFd,
+) -> io::Result<(Waiting, OwnedFd, OwnedFd)> {
     let above = floor + 3;
     let copy = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, above);
     // Copies first: the numbers may be taken by any of these.
     let failure = copy(signals.failure.as_fd())?;
+    let another = failure.try_clone()?;
     let arrived = copy(signals.arrived.as_fd())?;
     let go = copy(signals.go.as_fd())?;
     let pages = copy(pages.as_fd())?;
@@ -103,7 +106,7 @@ fn lift(floor: RawFd, signals: &Signals, pages: &OwnedFd) -> io::Result<(Waiting
     ] {
         fermata_sys::execute::duplicate_to(from.as_fd(), to)?;
     }
-    Ok((waiting, pages))
+    Ok((waiting, another, pages))
 }
 
 fn owner(process: &Process) -> Owner {
@@ -137,11 +140,17 @@ struct Growing {
 
 impl Growth for Growing {
     fn lead_session(&mut self, leader: &Process) -> Result<(), NativeError> {
-        self.descriptions.lead_session(leader)
+        // The terminal of a session is not held yet; a capture refuses it.
+        match &leader.state {
+            State::Alive(alive) if alive.terminal.is_some() => Err(NativeError::Image {
+                reason: format!("process {} has a terminal", leader.pid),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn groups_are_set(&mut self, leader: &Process) -> Result<(), NativeError> {
-        self.descriptions.set_foreground(leader)
+        self.lead_session(leader)
     }
 
     fn play(&mut self, process: &Process, alive: &Alive) -> Result<Infallible, NativeError> {
@@ -170,7 +179,6 @@ fn settle(process: &Process, alive: &Alive) -> Result<(), NativeError> {
     own_process::set_personality(alive.personality).map_err(failed("set the personality"))?;
     own_process::disable_huge_pages(alive.huge_pages_disabled)
         .map_err(failed("set up the memory"))?;
-    own_process::set_subreaper(alive.is_subreaper).map_err(failed("become a subreaper"))?;
     if alive.root != "/" {
         rustix::process::chroot(alive.root.as_str())
             .map_err(|error| failed("change the root")(error.into()))?;

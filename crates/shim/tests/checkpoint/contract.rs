@@ -1,10 +1,11 @@
-//! The contract.
+//! The contract, which every engine keeps.
 
-use crate::world::{Sandbox, checkpointer};
+use fermata_checkpoint::Checkpointer;
+
+use crate::world::Sandbox;
 
 /// Holds the guest, restores it twice beside the original; all three must find themselves in order.
-async fn hold(guest: &str) {
-    let checkpointer = checkpointer();
+async fn hold(checkpointer: &'static dyn Checkpointer, guest: &str) {
     let original = Sandbox::start(guest).await;
     let snapshot = original.capture(checkpointer).await.unwrap();
     let mut all = vec![original];
@@ -21,47 +22,58 @@ async fn hold(guest: &str) {
     }
 }
 
+macro_rules! contract {
+    ($checkpointer:expr) => {
+        use super::hold;
+
+        #[tokio::test]
+        async fn memory_and_open_files() {
+            hold($checkpointer, include_str!("guests/memory.py")).await;
+        }
+
+        #[tokio::test]
+        async fn process_groups_sessions_stopped_children_and_zombies() {
+            hold($checkpointer, include_str!("guests/processes.py")).await;
+        }
+
+        #[tokio::test]
+        async fn a_thousand_threads() {
+            hold($checkpointer, include_str!("guests/threads.py")).await;
+        }
+
+        #[tokio::test]
+        async fn deleted_linked_locked_and_many_files() {
+            hold($checkpointer, include_str!("guests/files.py")).await;
+        }
+
+        #[tokio::test]
+        async fn every_kind_of_file_in_shared_memory() {
+            hold($checkpointer, include_str!("guests/shared.py")).await;
+        }
+
+        #[tokio::test]
+        async fn sockets_with_data_under_way() {
+            hold($checkpointer, include_str!("guests/sockets.py")).await;
+        }
+
+        #[tokio::test]
+        async fn epoll_timers_and_pending_signals() {
+            hold($checkpointer, include_str!("guests/events.py")).await;
+        }
+
+        #[tokio::test]
+        async fn a_shell_with_a_job_on_a_terminal() {
+            hold($checkpointer, include_str!("guests/terminal.py")).await;
+        }
+    };
+}
+
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod criu {
+    contract!(crate::world::checkpointer());
+}
 
-    #[tokio::test]
-    async fn memory_and_open_files() {
-        hold(include_str!("guests/memory.py")).await;
-    }
-
-    #[tokio::test]
-    async fn process_groups_sessions_stopped_children_and_zombies() {
-        hold(include_str!("guests/processes.py")).await;
-    }
-
-    #[tokio::test]
-    async fn a_thousand_threads() {
-        hold(include_str!("guests/threads.py")).await;
-    }
-
-    #[tokio::test]
-    async fn deleted_linked_locked_and_many_files() {
-        hold(include_str!("guests/files.py")).await;
-    }
-
-    #[tokio::test]
-    async fn every_kind_of_file_in_shared_memory() {
-        hold(include_str!("guests/shared.py")).await;
-    }
-
-    #[tokio::test]
-    async fn sockets_with_data_under_way() {
-        hold(include_str!("guests/sockets.py")).await;
-    }
-
-    #[tokio::test]
-    async fn epoll_timers_and_pending_signals() {
-        hold(include_str!("guests/events.py")).await;
-    }
-
-    #[tokio::test]
-    async fn a_shell_with_a_job_on_a_terminal() {
-        hold(include_str!("guests/terminal.py")).await;
-    }
+#[cfg(test)]
+mod native {
+    contract!(&fermata_checkpoint::native::Native);
 }

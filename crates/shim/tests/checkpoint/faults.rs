@@ -193,9 +193,11 @@ mod tests {
         );
         let directory = tempfile::tempdir().unwrap();
         let images = directory.path().to_owned();
+        let run_directory = sandbox.run_directory();
         let capture = move || {
             let tree = Tree {
                 init_pid,
+                shim: &run_directory,
                 cgroup: &cgroup,
                 lease: lease.as_fd(),
             };
@@ -215,7 +217,9 @@ mod tests {
         let original = Sandbox::start(MEMORY).await;
         let snapshot = original.capture(checkpointer()).await.unwrap();
         let mut spec = checkpointer().restore_spec(&snapshot.images());
-        let fermata_protocol::EngineSpec::Criu(criu) = &mut spec.engine;
+        let fermata_protocol::EngineSpec::Criu(criu) = &mut spec.engine else {
+            panic!("it is CRIU's");
+        };
         criu.command = vec!["/no/such/criu".to_owned()];
         let Err((sandbox, error)) = Sandbox::restore(&snapshot, spec.clone()).await else {
             panic!("restored by nothing");

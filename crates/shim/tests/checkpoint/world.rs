@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_fermata-shim");
 
-/// The checkpointers of the contract, made once a run.
+/// CRIU, made once a run.
 pub(crate) fn checkpointer() -> &'static dyn Checkpointer {
     static CRIU: OnceLock<Criu> = OnceLock::new();
     CRIU.get_or_init(|| {
@@ -236,9 +236,11 @@ impl Sandbox {
         let frozen = self.shim().freeze(PATIENCE).await.unwrap();
         let cgroup = self.spec.cgroup.unified.clone();
         let upper = self.spec.root.upper.clone();
+        let run_directory = self.run_directory();
         let work = move || {
             let tree = Tree {
                 init_pid,
+                shim: &run_directory,
                 cgroup: &cgroup,
                 lease: frozen.as_fd(),
             };
@@ -247,11 +249,14 @@ impl Sandbox {
                 copy(&upper, &snapshot.upper());
                 at_instant.take().map_or(Ok(()), |act| act())
             });
-            (frozen, result.map(|()| snapshot))
+            (frozen, result.map(|remainder| (snapshot, remainder)))
         };
         let (frozen, result) = tokio::task::spawn_blocking(work).await.unwrap();
         frozen.thaw().await.unwrap();
-        result
+        let (snapshot, remainder) = result?;
+        let written = tokio::task::spawn_blocking(|| remainder.map_or(Ok(()), |rest| rest.write()));
+        written.await.unwrap()?;
+        Ok(snapshot)
     }
 }
 

@@ -127,9 +127,8 @@ async fn hold_with(
     let status = live.shim.status().await;
     let status = status.map_err(runtime("look at", &live.id))?;
 
-    let since = Instant::now();
-    let frozen = live.shim.freeze(inner.config.freeze_limit).await;
-    let frozen = frozen.map_err(runtime("freeze", &live.id))?;
+    let cgroup = inner.cgroups.spec(live.id.as_str()).unified;
+    let (frozen, since) = freeze(inner, live, &cgroup).await?;
     let lease = frozen.as_fd().try_clone_to_owned();
     let work = Work {
         checkpointer,
@@ -137,7 +136,7 @@ async fn hold_with(
         image: captured.image.id.clone(),
         init_pid: status.init_pid,
         shim: inner.run_directory(&live.id),
-        cgroup: inner.cgroups.spec(live.id.as_str()).unified,
+        cgroup,
         lease: lease.map_err(|source| EngineError::File {
             action: "duplicate the freeze for",
             path: directory.clone(),
@@ -188,6 +187,39 @@ fn clear_directory(directory: &Path) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Freezes at a moment at which nothing waits in vfork(2), if there is one: such a parent cannot be stopped by a tracer before
+/// its child goes on, and the engine would wait for it in vain, with all of the tree frozen.
+async fn freeze(inner: &Inner, live: &Live, cgroup: &Path) -> Result<(Frozen, Instant)> {
+    const TRIES: u32 = 50;
+    /// A child that executes a program is through by then.
+    const PAUSE: Duration = Duration::from_millis(1);
+    let mut left = TRIES;
+    loop {
+        let since = Instant::now();
+        let frozen = live.shim.freeze(inner.config.freeze_limit).await;
+        let frozen = frozen.map_err(runtime("freeze", &live.id))?;
+        left -= 1;
+        if left == 0 || !waits_for_a_child(cgroup) {
+            return Ok((frozen, since));
+        }
+        let thawed = frozen.thaw().await;
+        thawed.map_err(runtime("thaw", &live.id))?;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// All others sleep interruptibly when frozen (`do_freezer_trap`); a parent in vfork(2) counts as frozen as it is.
+fn waits_for_a_child(cgroup: &Path) -> bool {
+    let threads = std::fs::read_to_string(cgroup.join("cgroup.threads")).unwrap_or_default();
+    threads.lines().any(|thread| {
+        std::fs::read_to_string(format!("/proc/{thread}/stat")).is_ok_and(|text| {
+            text.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('D'))
+        })
+    })
 }
 
 impl Still {

@@ -7,7 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use fermata_protocol::{CriuSpec, EngineSpec};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
 use super::conversation::{self, Outcome};
 use super::rpc::{CgroupMode, NetworkLock, Options, Request, RequestType};
@@ -63,6 +65,7 @@ pub(super) fn capture(
         }
         Err(error) => {
             engine.kill();
+            engine.wait()?;
             return Err(error);
         }
     };
@@ -155,12 +158,16 @@ fn launch(
 struct Running(Child);
 
 impl Running {
-    fn pidfd(&self) -> Result<OwnedFd, CheckpointError> {
+    fn pid(&self) -> Result<Pid, CheckpointError> {
         i32::try_from(self.0.id())
             .ok()
             .and_then(Pid::from_raw)
             .ok_or(rustix::io::Errno::SRCH)
-            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(CheckpointError::conversation("hold on to"))
+    }
+
+    fn pidfd(&self) -> Result<OwnedFd, CheckpointError> {
+        pidfd_open(self.pid()?, PidfdFlags::empty())
             .map_err(CheckpointError::conversation("hold on to"))
     }
 
@@ -169,7 +176,17 @@ impl Running {
         let _ = self.0.kill();
     }
 
+    /// Processes that it made to try the kernel out sleep for good when it is killed, with a copy of the lease. It leads a
+    /// process group; while it has not been reaped nobody else can get that number.
     fn wait(mut self) -> Result<ExitStatus, CheckpointError> {
+        let pid = self.pid()?;
+        waitid(
+            WaitId::Pid(pid),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        )
+        .map_err(CheckpointError::conversation("wait for"))?;
+        // Fails when there are none, or it ended before it had a group.
+        let _ = kill_process_group(pid, Signal::KILL);
         self.0
             .wait()
             .map_err(CheckpointError::conversation("wait for"))

@@ -1,13 +1,15 @@
 //! What does not work out: the tree runs on after a capture, and nothing is left of a restore.
 
+use std::fs::Permissions;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fermata_checkpoint::{CheckpointError, Tree};
+use fermata_checkpoint::{CheckpointError, Checkpointer as _, Tree};
 use fermata_runtime::RuntimeError;
 
-use crate::world::{Sandbox, checkpointer};
+use crate::world::{Sandbox, checkpointer, criu};
 
 const MEMORY: &str = include_str!("guests/memory.py");
 
@@ -210,6 +212,53 @@ mod tests {
         tokio::task::spawn_blocking(capture).await.unwrap();
         let (code, words) = sandbox.finish().await;
         assert_eq!(code, 0, "{words}");
+    }
+
+    /// Among them those by which CRIU tries the kernel out, which sleep until they are killed.
+    #[tokio::test]
+    async fn what_a_killed_engine_has_started_ends_with_it() {
+        let sandbox = Sandbox::start(MEMORY).await;
+        let directory = tempfile::tempdir().unwrap();
+        let (launcher, started) = (
+            directory.path().join("launcher"),
+            directory.path().join("started"),
+        );
+        let script = format!(
+            "#!/bin/sh\nexec setsid sh -c 'sleep 1000 & echo $! >{}; kill -9 $$'\n",
+            started.display()
+        );
+        std::fs::write(&launcher, script).unwrap();
+        std::fs::set_permissions(&launcher, Permissions::from_mode(0o755)).unwrap();
+        let frozen = sandbox.shim().freeze(crate::world::PATIENCE).await.unwrap();
+        let lease = frozen.as_fd().try_clone_to_owned().unwrap();
+        drop(frozen);
+        let (init_pid, cgroup) = (
+            sandbox.init_pid().await,
+            sandbox.spec.cgroup.unified.clone(),
+        );
+        let images = directory.path().to_owned();
+        let run_directory = sandbox.run_directory();
+        let capture = move || {
+            let tree = Tree {
+                init_pid,
+                shim: &run_directory,
+                cgroup: &cgroup,
+                lease: lease.as_fd(),
+            };
+            criu(launcher).capture(&tree, &images, &mut || Ok(()))
+        };
+        let result = tokio::task::spawn_blocking(capture).await.unwrap();
+        assert!(
+            matches!(result, Err(CheckpointError::EngineEnded { .. })),
+            "{result:?}"
+        );
+        // It held a copy of the lease, so the sandbox would be frozen still.
+        let (code, words) = sandbox.finish().await;
+        assert_eq!(code, 0, "{words}");
+        let pid = std::fs::read_to_string(started).unwrap();
+        // Empty when nobody has reaped it yet.
+        let command = std::fs::read(format!("/proc/{}/cmdline", pid.trim()));
+        assert_eq!(command.unwrap_or_default(), b"");
     }
 
     #[tokio::test]

@@ -23,21 +23,24 @@ pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_fermata-shim");
 /// CRIU, made once a run.
 pub(crate) fn checkpointer() -> &'static dyn Checkpointer {
     static CRIU: OnceLock<Criu> = OnceLock::new();
-    CRIU.get_or_init(|| {
-        // Kept between runs, because it comes from a package archive.
-        let directory = std::env::var_os("FERMATA_TEST_ENGINES").map_or_else(
-            || PathBuf::from("/var/cache/fermata-test-engines"),
-            PathBuf::from,
-        );
-        std::fs::create_dir_all(&directory).unwrap();
-        // Test processes run side by side.
-        let lock = std::fs::File::create(directory.join("lock")).unwrap();
-        lock.lock().unwrap();
-        Criu::new(
-            Program::prepare(&directory, Path::new(SHIM)).unwrap(),
-            PathBuf::from(SHIM),
-        )
-    })
+    CRIU.get_or_init(|| criu(SHIM.into()))
+}
+
+/// CRIU, started by a program of choice.
+pub(crate) fn criu(launcher: PathBuf) -> Criu {
+    // Kept between runs, because it comes from a package archive.
+    let directory = std::env::var_os("FERMATA_TEST_ENGINES").map_or_else(
+        || PathBuf::from("/var/cache/fermata-test-engines"),
+        PathBuf::from,
+    );
+    std::fs::create_dir_all(&directory).unwrap();
+    // Test processes run side by side.
+    let lock = std::fs::File::create(directory.join("lock")).unwrap();
+    lock.lock().unwrap();
+    Criu::new(
+        Program::prepare(&directory, Path::new(SHIM)).unwrap(),
+        launcher,
+    )
 }
 
 /// A sandbox with its network namespace and its shim.

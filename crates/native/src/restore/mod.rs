@@ -48,8 +48,7 @@ pub fn play_on(
     let failed = failed(init);
     own_process::raise_file_limit().map_err(failed("raise the limit of open files"))?;
     let floor = floor(image)?;
-    let (waiting, failure, pages) = lift(floor, &signals, &pages).map_err(failed("move descriptors"))?;
-    drop(signals);
+    let (waiting, failure, pages) = lift(floor, signals, pages).map_err(failed("move descriptors"))?;
     let above = waiting.go + 1;
     let objects = objects::make(&image.shared_objects, pages.as_fd(), above)
         .map_err(failed("make the shared memory"))?;
@@ -83,8 +82,8 @@ fn floor(image: &Image) -> Result<RawFd, NativeError> {
 /// Puts what every process waits by at three numbers in a row from `floor`, and the pages above.
 fn lift(
     floor: RawFd,
-    signals: &Signals,
-    pages: &OwnedFd,
+    signals: Signals,
+    pages: OwnedFd,
 ) -> io::Result<(Waiting, OwnedFd, OwnedFd)> {
     let above = floor + 3;
     let copy = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, above);
@@ -93,7 +92,8 @@ fn lift(
     let another = failure.try_clone()?;
     let arrived = copy(signals.arrived.as_fd())?;
     let go = copy(signals.go.as_fd())?;
-    let pages = copy(pages.as_fd())?;
+    let lifted = copy(pages.as_fd())?;
+    drop((signals, pages));
     let waiting = Waiting {
         failure: floor,
         arrived: floor + 1,
@@ -106,7 +106,7 @@ fn lift(
     ] {
         fermata_sys::execute::duplicate_to(from.as_fd(), to)?;
     }
-    Ok((waiting, another, pages))
+    Ok((waiting, another, lifted))
 }
 
 fn owner(process: &Process) -> Owner {

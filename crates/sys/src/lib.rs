@@ -19,3 +19,4 @@ pub mod record_lock;
 pub mod seccomp;
 pub mod socket;
 pub mod terminal;
+pub mod terminal_state;

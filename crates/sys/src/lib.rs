@@ -27,4 +27,5 @@ pub mod shared_words;
 pub mod sharing;
 pub mod socket;
 pub mod terminal;
+pub mod terminal_state;
 pub mod tracee;

@@ -140,17 +140,17 @@ struct Growing {
 
 impl Growth for Growing {
     fn lead_session(&mut self, leader: &Process) -> Result<(), NativeError> {
-        // The terminal of a session is not held yet; a capture refuses it.
         match &leader.state {
-            State::Alive(alive) if alive.terminal.is_some() => Err(NativeError::Image {
-                reason: format!("process {} has a terminal", leader.pid),
-            }),
+            State::Alive(Alive {
+                terminal: Some(terminal),
+                ..
+            }) => self.descriptions.lead_session(*terminal),
             _ => Ok(()),
         }
     }
 
-    fn groups_are_set(&mut self, leader: &Process) -> Result<(), NativeError> {
-        self.lead_session(leader)
+    fn groups_are_set(&mut self, _leader: &Process) -> Result<(), NativeError> {
+        self.descriptions.set_foreground()
     }
 
     fn play(&mut self, process: &Process, alive: &Alive) -> Result<Infallible, NativeError> {

@@ -13,7 +13,7 @@ use fermata_native::{NativeError, Owner};
 use fermata_native::capture::Task;
 use fermata_native::capture::descriptors::{DescriptorCollector, SharedObjects};
 use fermata_native::image::{Clocks, Descriptions, Descriptor, Image};
-use fermata_native::restore::descriptors::open;
+use fermata_native::restore::descriptors::{OpenDescriptions, open};
 use fermata_sys::clone::{Cloned, Namespaces, clone_process};
 use fermata_sys::open_file::{close_all, place};
 use fermata_sys::process::inherited_descriptor;
@@ -152,6 +152,15 @@ pub(crate) struct Captured {
 
 impl Captured {
     pub(crate) fn play_on(&self, check: impl FnOnce()) {
+        self.play_on_after(|_| (), check);
+    }
+
+    /// With something between opening and installing.
+    pub(crate) fn play_on_after(
+        &self,
+        prepare: impl FnOnce(&OpenDescriptions),
+        check: impl FnOnce(),
+    ) {
         let image = Image {
             clocks: Clocks {
                 monotonic_ns: 0,
@@ -164,6 +173,7 @@ impl Captured {
         };
         let copy = Guest(split(Namespaces::SANDBOX, || {
             let opened = open(&image, &self.objects, FLOOR).unwrap();
+            prepare(&opened);
             opened.install(&self.descriptors, &[0, 1, 2]).unwrap();
             check();
         }));

@@ -11,6 +11,8 @@ mod internet;
 #[cfg(test)]
 mod pipes;
 #[cfg(test)]
+mod terminals;
+#[cfg(test)]
 mod unix;
 
 fn main() {
@@ -21,5 +23,6 @@ fn main() {
         counters::CASES,
         unix::CASES,
         internet::CASES,
+        terminals::CASES,
     ]);
 }

@@ -106,7 +106,10 @@ pub(super) fn restore(spec: &ShimSpec, images: &Path) -> Result<Started, ShimErr
         .map(|(_, alive)| alive.threads.len())
         .sum();
     drop(image);
-    wait_until_arrived(&arrived.reader, &failure.reader, living)?;
+    wait_until_arrived(&arrived.reader, &failure.reader, living).map_err(|error| match error {
+        ShimError::InitEnded => how_it_ended(pid),
+        other => other,
+    })?;
     let mounts = mounts(pid)?;
     drop(play.writer);
     fermata_sys::own_memory::trim_heap();
@@ -152,6 +155,19 @@ fn become_tree(
             .map_err(ShimError::file("fill", path))?;
     }
     play_on(image, inherited.pages, inherited.signals).map_err(ShimError::Native)
+}
+
+fn how_it_ended(pid: i32) -> ShimError {
+    let status = rustix::process::waitpid(
+        rustix::process::Pid::from_raw(pid),
+        rustix::process::WaitOptions::empty(),
+    );
+    match status {
+        Ok(Some((_, status))) => ShimError::Child {
+            message: format!("process 1 ended before it was ready ({status:?})"),
+        },
+        _ => ShimError::InitEnded,
+    }
 }
 
 /// Returns when every process waits for the shim.

@@ -18,6 +18,7 @@ mod paths;
 mod pipes;
 mod polls;
 mod sockets;
+mod terminals;
 mod unix;
 
 use std::cmp::Ordering;
@@ -73,6 +74,8 @@ struct Found {
     /// The first who had it.
     task: Task,
     number: i32,
+    /// What its link shows.
+    path: String,
     flags: u32,
     locks: Vec<Lock>,
     kind: Kind,
@@ -213,6 +216,7 @@ impl<'a> DescriptorCollector<'a> {
             .into_iter()
             .map(|ends| ends.read(&self.found))
             .collect::<Result<Vec<_>, _>>()?;
+        let terminals = self.terminals()?;
         let mut list = Vec::with_capacity(self.found.len());
         for found in &self.found {
             let file = match &found.kind {
@@ -235,6 +239,7 @@ impl<'a> DescriptorCollector<'a> {
         Ok(Descriptions {
             list,
             pipes,
+            terminals,
             nameless: std::mem::take(&mut self.nameless)
                 .into_iter()
                 .map(|(_, file)| file)
@@ -283,6 +288,7 @@ impl<'a> DescriptorCollector<'a> {
             identity,
             task: task.clone(),
             number,
+            path: opened.link,
             flags: info.flags,
             locks,
             kind,
@@ -334,7 +340,10 @@ impl<'a> DescriptorCollector<'a> {
             },
             FileType::RegularFile if opened.is_removed() => self.nameless(opened)?,
             FileType::RegularFile | FileType::Directory => opened.named()?,
-            FileType::CharacterDevice => opened.device()?,
+            FileType::CharacterDevice => match opened.terminal()? {
+                Some(terminal) => terminal,
+                None => opened.device()?,
+            },
             FileType::Socket => return self.socket(opened),
             FileType::BlockDevice => return Err(opened.unheld("is a block device")),
             FileType::Symlink | FileType::Unknown => {

@@ -24,6 +24,8 @@ pub struct Descriptions {
     pub pipes: Vec<Pipe>,
     /// Files that were removed while they were open.
     pub nameless: Vec<NamelessFile>,
+    /// Pseudo-terminals of which an end is open.
+    pub terminals: Vec<Terminal>,
 }
 
 /// A descriptor of a process.
@@ -98,6 +100,13 @@ pub enum OpenFile {
     },
     /// `timerfd_create(2)`
     Timer(Timer),
+    /// An end of a pseudo-terminal.
+    Terminal {
+        /// Its number, that of `/dev/pts/N`.
+        number: u32,
+        /// The end of the terminal emulator (`/dev/ptmx`), otherwise that of the programs.
+        is_controller: bool,
+    },
     /// `unix(7)`
     Unix(UnixSocket),
     /// `ip(7)`, `ipv6(7)`
@@ -134,6 +143,27 @@ pub struct NamelessFile {
     pub times: [(i64, i64); 2],
     /// Its content where there is no hole: offset and bytes.
     pub content: Vec<(u64, Vec<u8>)>,
+}
+
+/// A pseudo-terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminal {
+    /// That of `/dev/pts/N`.
+    pub number: u32,
+    /// What opens a controller end in the devpts that it is in.
+    pub multiplexer: String,
+    /// `struct termios2`
+    pub settings: Vec<u8>,
+    /// Rows, columns, and both in pixels.
+    pub window: [u16; 4],
+    /// `TIOCSPTLCK`
+    pub is_locked: bool,
+    /// `TIOCPKT`
+    pub is_packet_mode: bool,
+    /// The programs' end was open once and is closed, which reads of the controller tell.
+    pub hung_up: bool,
+    /// The foreground process group, if it controls a session.
+    pub foreground: Option<i32>,
 }
 
 /// An entry of an epoll.

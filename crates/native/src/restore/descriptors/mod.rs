@@ -11,12 +11,14 @@ mod names;
 mod pipes;
 mod polls;
 mod sockets;
+mod terminals;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use fermata_sys::open_file;
 use fermata_sys::record_lock::{LockOwner, lock_range};
+use fermata_sys::terminal_state as state;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -24,6 +26,7 @@ use crate::image::{Description, Descriptions, Descriptor, Image, Lock, LockKind,
 use crate::{NativeError, Owner};
 use files::Nameless;
 use pipes::OpenPipe;
+use terminals::{InheritedTerminal, OpenTerminal};
 
 /// The descriptions of a tree, open in this process and in those that it makes.
 ///
@@ -37,6 +40,7 @@ pub struct OpenDescriptions {
     watches: Vec<polls::OwnWatch>,
     /// To be taken by the process that had them.
     locks: Vec<ProcessLock>,
+    terminals: Vec<InheritedTerminal>,
 }
 
 /// A lock that belongs to a process.
@@ -62,6 +66,18 @@ impl Failure {
         }
     }
 
+    /// The owner is the process that this one is about to become.
+    fn of_caller(self) -> NativeError {
+        NativeError::Restore {
+            action: self.action,
+            owner: Owner {
+                pid: own_pid(),
+                name: "being restored".to_owned(),
+            },
+            source: self.source,
+        }
+    }
+
     /// For what only an image that was tampered with can hold.
     pub(crate) fn damaged(what: &str) -> Self {
         Self {
@@ -81,7 +97,7 @@ pub fn open(
     floor: i32,
 ) -> Result<OpenDescriptions, NativeError> {
     Opening::new(&image.descriptions, objects, floor)
-        .and_then(|opening| opening.open())
+        .and_then(Opening::open)
         .map_err(|(place, failure)| NativeError::Restore {
             action: failure.action,
             owner: owner(image, place),
@@ -98,6 +114,7 @@ struct Opening<'a> {
     floor: i32,
     nameless: Vec<Nameless>,
     pipes: Vec<OpenPipe>,
+    terminals: Vec<OpenTerminal>,
 }
 
 impl<'a> Opening<'a> {
@@ -121,10 +138,11 @@ impl<'a> Opening<'a> {
                 .map(OpenPipe::make)
                 .collect::<Result<_, _>>()
                 .map_err(general)?,
+            terminals: terminals::make_all(image).map_err(general)?,
         })
     }
 
-    fn open(&self) -> Result<OpenDescriptions, At> {
+    fn open(self) -> Result<OpenDescriptions, At> {
         let mut sockets = sockets::open_all(self.image)?;
         let mut numbers = Vec::with_capacity(self.image.list.len());
         let mut locks = Vec::new();
@@ -148,10 +166,17 @@ impl<'a> Opening<'a> {
             pipe.fill().map_err(|failure| (None, failure))?;
         }
         let watches = polls::add_watches(self.image, &numbers, self.floor)?;
+        let terminals = self
+            .terminals
+            .into_iter()
+            .filter_map(|terminal| terminal.inherit(self.floor).transpose())
+            .collect::<Result<_, _>>()
+            .map_err(|failure| (None, failure))?;
         Ok(OpenDescriptions {
             numbers,
             watches,
             locks,
+            terminals,
         })
     }
 
@@ -189,6 +214,15 @@ impl<'a> Opening<'a> {
                 .map_err(Failure::to("make a signal descriptor"))?,
             OpenFile::Timer(timer) => counters::timer(timer)?,
             OpenFile::Poll { .. } => polls::epoll()?,
+            OpenFile::Terminal {
+                number,
+                is_controller,
+            } => self
+                .terminals
+                .iter()
+                .find(|terminal| terminal.number() == *number)
+                .ok_or_else(|| Failure::damaged("a terminal"))?
+                .open(*is_controller, flags)?,
             OpenFile::Unix(_) | OpenFile::Internet(_) => socket
                 .and_then(Option::take)
                 .ok_or_else(|| Failure::damaged("a socket"))?,
@@ -228,22 +262,50 @@ fn take_locks(file: &OwnedFd, locks: &[Lock]) -> Result<(), Failure> {
 }
 
 impl OpenDescriptions {
+    /// Makes `/dev/pts/{terminal}` control the session that the caller has just begun.
+    ///
+    /// # Errors
+    /// [`NativeError::Restore`], also when the image does not have that terminal.
+    pub fn lead_session(&self, terminal: u32) -> Result<(), NativeError> {
+        self.terminals
+            .iter()
+            .find(|known| known.number == terminal)
+            .ok_or_else(|| Failure::damaged("a controlling terminal"))
+            .and_then(|known| {
+                state::control_session(known.programs).map_err(Failure::to(format!(
+                    "control a session by terminal {terminal}"
+                )))
+            })
+            .map_err(Failure::of_caller)
+    }
+
+    /// Sets the foreground process group of the caller's controlling terminal, when all groups exist. Each session leader does.
+    ///
+    /// # Errors
+    /// [`NativeError::Restore`]
+    pub fn set_foreground(&self) -> Result<(), NativeError> {
+        for terminal in &self.terminals {
+            let Some(group) = terminal.foreground else {
+                continue;
+            };
+            let is_own = state::set_foreground(terminal.programs, group)
+                .map_err(Failure::to("set the foreground of a terminal"))
+                .map_err(Failure::of_caller)?;
+            if is_own {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Lays out the descriptors of the calling process and closes all others but `keep`: the last step before its memory is
     /// replaced, since whatever the program had open is gone then.
     ///
     /// # Errors
     /// [`NativeError::Restore`]
     pub fn install(&self, descriptors: &[Descriptor], keep: &[i32]) -> Result<(), NativeError> {
-        let pid = rustix::process::getpid().as_raw_nonzero().get();
-        self.lay_out(pid, descriptors, keep)
-            .map_err(|failure| NativeError::Restore {
-                action: failure.action,
-                owner: Owner {
-                    pid,
-                    name: "being restored".to_owned(),
-                },
-                source: failure.source,
-            })
+        self.lay_out(own_pid(), descriptors, keep)
+            .map_err(Failure::of_caller)
     }
 
     fn lay_out(&self, pid: i32, descriptors: &[Descriptor], keep: &[i32]) -> Result<(), Failure> {
@@ -296,6 +358,10 @@ fn close_others(kept: &[i32]) -> io::Result<()> {
         first = first.max(number + 1);
     }
     open_file::close_all(first, u32::MAX)
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 fn raise_limit() -> rustix::io::Result<()> {

@@ -292,10 +292,25 @@ impl Seized {
             personality: u32::try_from(number("personality", 16)?).unwrap_or(0),
             huge_pages_disabled: asked.huge_pages_disabled,
             stopped_by: leader.stopped_by,
-            terminal: (process.stat.terminal != 0).then_some(process.stat.terminal),
+            terminal: terminal(process)?,
         };
         drop(room);
         Ok((alive, copy))
+    }
+}
+
+/// The N of `/dev/pts/N`.
+fn terminal(process: &StoppedProcess) -> Result<Option<u32>, NativeError> {
+    // linux/major.h; the number is put together by new_encode_dev().
+    const PSEUDOTERMINAL: u32 = 136;
+    match process.stat.terminal {
+        0 => Ok(None),
+        device if device >> 8 & 0xfff == PSEUDOTERMINAL => {
+            Ok(Some(device & 0xff | device >> 12 & 0xf_ff00))
+        }
+        device => Err(process
+            .task
+            .unheld(format!("its terminal is the device {device:#x}"))),
     }
 }
 

@@ -71,7 +71,7 @@ pub struct Alive {
     pub huge_pages_disabled: bool,
     /// The signal that stopped it, if it is stopped.
     pub stopped_by: Option<i32>,
-    /// The terminal that controls its session (a description of [`super::Descriptions`] need not exist for it).
+    /// The terminal that controls its session: the N of `/dev/pts/N`.
     pub terminal: Option<u32>,
 }
 

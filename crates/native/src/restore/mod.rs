@@ -20,7 +20,7 @@ use crate::{NativeError, Owner};
 
 use descriptors::OpenDescriptions;
 use program::{Program, Resources, Waiting};
-use tree::{Growth, grow, plan};
+use tree::{Foreground, Growth, grow, plan};
 
 /// How the processes and the shim tell each other where they are.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub fn play_on(
     let objects = objects::make(&image.shared_objects, pages.as_fd(), above)
         .map_err(failed("make the shared memory"))?;
     let descriptions = descriptors::open(image, &objects, above)?;
-    let plan = plan(&image.processes, &[])?;
+    let plan = plan(&image.processes, &foregrounds(image))?;
     let mut growing = Growing {
         descriptions,
         pages,
@@ -61,6 +61,23 @@ pub fn play_on(
         waiting,
     };
     grow(&plan, failure.as_fd(), &mut growing)
+}
+
+/// The groups that terminals have in their foreground, by the sessions that they control.
+fn foregrounds(image: &Image) -> Vec<Foreground> {
+    let terminals = image.descriptions.terminals.iter();
+    terminals
+        .filter_map(|terminal| {
+            let group = terminal.foreground?;
+            let (leader, _) = image.living().find(|(process, alive)| {
+                process.session == process.pid && alive.terminal == Some(terminal.number)
+            })?;
+            Some(Foreground {
+                session: leader.session,
+                group,
+            })
+        })
+        .collect()
 }
 
 /// Above the number of any descriptor of the tree.

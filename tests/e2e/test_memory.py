@@ -125,7 +125,7 @@ def test_processes_have_the_same_pids(sandbox, hold, play_on):
     script = "sleep 1000 & sleep 1000 & until [ -e /tmp/go ]; do sleep 1000; done"
     sandbox.process.exec("sh", "-c", script)
     eventually(lambda: sh(sandbox, "pgrep -c sleep || true").strip() == "3", "all have been started")
-    look = "ps -eo pid,ppid,pgid,sid,stat,args | grep -v 'ps -eo' | grep -v 'sh -ec'"
+    look = "ps -eo pid,ppid,pgid,sid,s,args | grep -v 'ps -eo' | grep -v 'sh -ec'"
     tree = sh(sandbox, look)
     child = play_on(hold(sandbox))
     assert sh(child, look) == tree

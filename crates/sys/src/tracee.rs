@@ -292,7 +292,7 @@ impl Tracee {
         }))
     }
 
-    /// Its seccomp program with this number, the one installed last first, packed as [`crate::seccomp`] has them; `None` when it
+    /// Its seccomp program with this number, the first installed first (`get_nth_filter`), packed as [`crate::seccomp`] has them; `None` when it
     /// has no more.
     ///
     /// # Errors

@@ -458,7 +458,6 @@ impl Filters {
                 instructions,
             });
         }
-        filters.reverse();
         if !self.known.contains(&filters) {
             self.known.push(filters.clone());
         }

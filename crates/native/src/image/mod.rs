@@ -33,6 +33,18 @@ pub struct Image {
 }
 
 impl Image {
+    /// The highest id that a process or thread has.
+    #[must_use]
+    pub fn last_pid(&self) -> i32 {
+        let threads = self.living().flat_map(|(_, alive)| &alive.threads);
+        let processes = self.processes.iter().map(|process| process.pid);
+        threads
+            .map(|thread| thread.tid)
+            .chain(processes)
+            .max()
+            .unwrap_or(1)
+    }
+
     /// The processes that run.
     pub fn living(&self) -> impl Iterator<Item = (&Process, &Alive)> {
         self.processes

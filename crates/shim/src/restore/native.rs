@@ -145,6 +145,11 @@ fn become_tree(
     unshare_cgroup().map_err(ShimError::system("unshare the cgroup namespace"))?;
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(ShimError::system("set the host name"))?;
+    // Before it becomes read-only. It is about the namespace of whoever writes, so that pids go on above those that are made with
+    // a number of their own.
+    let last = image.last_pid();
+    let path = "/proc/sys/kernel/ns_last_pid";
+    std::fs::write(path, last.to_string()).map_err(ShimError::file("write", path))?;
     root::enter(spec)?;
     rustix::process::umask(Mode::empty());
     for (path, mut file) in inherited.archives {

@@ -8,7 +8,8 @@ use super::assembler::{Assembler, List};
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 const SECOND_NS: u64 = 1_000_000_000;
-const SIGEV_NONE: i32 = 1;
+/// Nothing is left of it while its signal waits; only when that is taken does the kernel start it again (`posixtimer_rearm_itimer`).
+const ITIMER_REAL: u64 = 0;
 
 /// Actions and waiting signals. All are blocked in every thread until the end.
 pub(super) fn signals(assembler: &mut Assembler, list: &mut List, pid: i32, alive: &Alive) {
@@ -63,7 +64,7 @@ fn number_of(info: &[u8]) -> u64 {
 pub(super) fn timers(assembler: &mut Assembler, list: &mut List, alive: &Alive) {
     let words = "set up timers";
     for (which, timer) in (0..).zip(&alive.interval_timers) {
-        if timer.remaining_ns != 0 {
+        if timer.remaining_ns != 0 || (which == ITIMER_REAL && timer.interval_ns != 0) {
             let place = add_timer(assembler, timer, 1000);
             list.call(assembler, words, calls::SETITIMER, [which, place, 0]);
         }
@@ -89,7 +90,7 @@ fn create_timer(assembler: &mut Assembler, list: &mut List, timer: &PosixTimer) 
     let id = assembler.add(&timer.id.to_ne_bytes(), 4);
     let clock = i64::from(timer.clock).cast_unsigned();
     list.call(assembler, words, calls::TIMER_CREATE, [clock, event, id]);
-    if timer.timer.remaining_ns != 0 || timer.notify == SIGEV_NONE {
+    if timer.timer.remaining_ns != 0 {
         let place = add_timer(assembler, &timer.timer, 1);
         let id = i64::from(timer.id).cast_unsigned();
         list.call(assembler, words, calls::TIMER_SETTIME, [id, 0, place, 0]);
@@ -99,7 +100,7 @@ fn create_timer(assembler: &mut Assembler, list: &mut List, timer: &PosixTimer) 
 /// `struct itimerval` or `struct itimerspec`, by the unit of the fraction.
 fn add_timer(assembler: &mut Assembler, timer: &IntervalTimer, unit_ns: u64) -> u64 {
     // What is left must not become nothing, which would disarm it.
-    let left = timer.remaining_ns.max(unit_ns.min(timer.remaining_ns * unit_ns));
+    let left = timer.remaining_ns.max(unit_ns);
     assembler.add_words([
         timer.interval_ns / SECOND_NS,
         timer.interval_ns % SECOND_NS / unit_ns,

@@ -10,10 +10,30 @@ from waiting import eventually
 
 def shim_of(server: Server, sandbox: SandboxInstance) -> int:
     """The process that keeps the sandbox: the one that was started with its run directory."""
-    marks = (str(server.data_directory), sandbox.sandbox_id())
-    found = [pid for pid, command in commands() if all(mark in command for mark in marks)]
+    found = [pid for pid, command in shims_of(server) if sandbox.sandbox_id() in command]
     assert len(found) == 1, found
     return found[0]
+
+
+def shims_of(server: Server) -> list[tuple[int, str]]:
+    """Without their children: those are called the same until they are another program."""
+    mark = f"{server.data_directory}/run/sandboxes/"
+    found = {pid: command for pid, command in commands() if mark in command}
+    return [(pid, command) for pid, command in found.items() if parent_of(pid) not in found]
+
+
+def writers_of(server: Server) -> set[int]:
+    """Children of shims that write out what was captured."""
+    mark = f"{server.data_directory}/run/sandboxes/"
+    found = {pid for pid, command in commands() if mark in command}
+    return {pid for pid in found if parent_of(pid) in found}
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def agent_of(server: Server, sandbox: SandboxInstance) -> int:

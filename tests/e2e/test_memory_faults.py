@@ -14,7 +14,7 @@ import pytest
 from beam import Sandbox
 from beta9.exceptions import SandboxConnectionError, SandboxProcessError
 from commands import python, run, sh
-from host import cgroups_of, commands, engines_of, shim_of
+from host import cgroups_of, engines_of, shim_of, shims_of, writers_of
 from leftovers import leftovers
 from waiting import eventually
 
@@ -192,7 +192,7 @@ def quietly(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def shims(server) -> set[int]:
-    return {pid for pid, command in commands() if f"{server.data_directory}/run/sandboxes/" in command}
+    return {pid for pid, _ in shims_of(server)}
 
 
 def kill_when_there(find: Callable[[], set[int]], known: set[int], call: Future, at_most: float) -> bool:
@@ -206,8 +206,14 @@ def kill_when_there(find: Callable[[], set[int]], known: set[int], call: Future,
     return False
 
 
+# What makes snapshots in this run.
+CHECKPOINTER = os.environ.get("FERMATA_CHECKPOINTER", "native")
+
+
 @pytest.fixture
 def engine_of_its_own(server):
+    if CHECKPOINTER != "criu":
+        pytest.skip("the native engine is no process of its own; this runs with FERMATA_CHECKPOINTER=criu")
     if not server.engine.exists():
         pytest.skip("the machine's own criu is used, which cannot be told from that of others")
 
@@ -269,8 +275,51 @@ def runs_on_rightly_or_has_ended(server, sandbox, process) -> None:
         assert code > 128
 
 
+@pytest.mark.skipif(CHECKPOINTER == "criu", reason="only the native engine writes while the sandbox runs")
+def test_the_writer_is_killed_in_the_middle_of_a_snapshot(server, busy, hold, snapshots, play_on):
+    sandbox, process = busy
+    failures = 0
+    for _ in range(8):
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(sandbox.snapshot_memory)
+            kill_when_there(lambda: writers_of(server), set(), held, 0.03)
+        try:
+            snapshots.append(held.result())
+        except SandboxProcessError as error:
+            assert "writer" in str(error)
+            failures += 1
+        assert set(nothing_half_made(server)) == set(snapshots)
+        goes_on(sandbox, process)
+    assert failures, "it was never hit"
+    comes_to_a_good_end(play_on(hold(sandbox)), process)
+    comes_to_a_good_end(sandbox, process)
+
+
+def test_the_shim_is_killed_in_the_middle_of_a_snapshot(server, busy, new_sandbox, snapshots, play_on):
+    """It keeps the sandbox, so that ends; nobody else does."""
+    bystander, untouched = busy
+    for _ in range(4):
+        sandbox = new_sandbox()
+        process = sandbox.process.exec("python3", "-c", BUSY)
+        sandbox.fs.wait_for("/count")
+        shim = shim_of(server, sandbox)
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(sandbox.snapshot_memory)
+            time.sleep(random.uniform(0, 0.1))  # anywhere in the call
+            os.kill(shim, signal.SIGKILL)
+        with contextlib.suppress(*UNHEARD):
+            snapshots.append(held.result())
+            comes_to_a_good_end(play_on(snapshots[-1]), process)
+        assert set(nothing_half_made(server)) == set(snapshots)
+        eventually(lambda sandbox=sandbox: cgroups_of(sandbox) == [], "nothing of it runs")
+        goes_on(bystander, untouched)
+    comes_to_a_good_end(bystander, untouched)
+
+
 @pytest.mark.parametrize("victim", ["engine", "shim"])
-def test_killed_in_the_middle_of_a_restore(engine_of_its_own, server, busy, hold, victim):
+def test_killed_in_the_middle_of_a_restore(request, server, busy, hold, victim):
+    if victim == "engine":
+        request.getfixturevalue("engine_of_its_own")
     sandbox, process = busy
     snapshot = hold(sandbox)
     find = (lambda: set(engines_of(server))) if victim == "engine" else (lambda: shims(server))
@@ -462,8 +511,9 @@ def test_what_cannot_be_held_is_named(server, sandbox, hold):
     hold(sandbox)
 
 
+@pytest.mark.skipif(CHECKPOINTER != "criu", reason="the native engine holds it")
 def test_a_semaphore_is_refused(sandbox):
-    """It would come back as something else."""
+    """CRIU would make it something else."""
     process = sandbox.process.exec(
         "python3", "-c", "import os, time; e = os.eventfd(3, os.EFD_SEMAPHORE); open('/up', 'w'); time.sleep(1000)"
     )

@@ -80,6 +80,22 @@ impl Seized {
         temporary: Vec<TemporaryFilesystem>,
         clocks: Clocks,
     ) -> Result<Held, NativeError> {
+        let held = self.read(directory, temporary, clocks);
+        // What went wrong is not it, then: SIGKILL ends also what stands still.
+        match self.stopped.processes.iter().find(|process| process.has_vanished()) {
+            Some(vanished) if held.is_err() => Err(NativeError::Busy {
+                owner: vanished.task.owner(),
+            }),
+            _ => held,
+        }
+    }
+
+    fn read(
+        &self,
+        directory: &Path,
+        temporary: Vec<TemporaryFilesystem>,
+        clocks: Clocks,
+    ) -> Result<Held, NativeError> {
         self.refuse_unheld()?;
         let path = directory.join(image::PAGES_FILE);
         let pages = File::options()

@@ -13,7 +13,7 @@ use fermata_sys::tracee::{Registers, Stop, Tracee};
 
 use super::procfs::{Stat, Status};
 use super::task::Task;
-use crate::NativeError;
+use crate::{NativeError, Owner};
 
 /// How long a thread may take to stop. All of them are frozen, so it is microseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -92,6 +92,11 @@ impl StoppedProcess {
         self.threads.is_empty()
     }
 
+    /// Whether it has ended since it was found.
+    pub(crate) fn has_vanished(&self) -> bool {
+        !self.is_zombie() && has_ended(self.task.host_pid)
+    }
+
     /// The leader of a process that is no zombie.
     pub(crate) fn leader(&self) -> Result<&StoppedThread, NativeError> {
         self.threads
@@ -104,6 +109,20 @@ impl Stopped {
     /// Stops everything that descends from `init_pid`. The control group is frozen, so that nothing is made or ends meanwhile;
     /// `members` are the processes in it.
     pub(crate) fn seize(init_pid: i32, members: &[i32]) -> Result<Self, NativeError> {
+        let found = Self::seize_all(init_pid, members);
+        // Nothing that runs can end what is frozen, but SIGKILL does.
+        match members.iter().find(|pid| has_ended(**pid)) {
+            Some(pid) if found.is_err() => Err(NativeError::Busy {
+                owner: Owner {
+                    pid: *pid,
+                    name: "killed meanwhile".to_owned(),
+                },
+            }),
+            _ => found,
+        }
+    }
+
+    fn seize_all(init_pid: i32, members: &[i32]) -> Result<Self, NativeError> {
         let mut processes = find(init_pid)?;
         refuse_strangers(&processes, members)?;
         let mut seized = Vec::with_capacity(processes.len());
@@ -127,6 +146,13 @@ impl Stopped {
             .find(|process| process.task.host_pid == host_pid)
             .map(|process| process.task.pid)
     }
+}
+
+fn has_ended(host_pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{host_pid}/stat"));
+    !stat
+        .and_then(|text| Stat::parse(&text))
+        .is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 /// Processes by descent, breadth first, zombies included.

@@ -49,7 +49,7 @@ pub(crate) fn capture(
     let seized = Seized::take(started.pid, &members).map_err(ShimError::Native)?;
     // Still stopped, but only so can it run what is injected.
     cgroup::thaw(&spec.cgroup)?;
-    let held = hold(started, &seized, directory).and_then(|held| {
+    let held = hold(spec, started, &seized, directory).and_then(|held| {
         at_instant()?;
         Ok(held)
     });
@@ -60,7 +60,12 @@ pub(crate) fn capture(
     write(held, directory)
 }
 
-fn hold(started: &Started, seized: &Seized, directory: &Path) -> Result<Held, ShimError> {
+fn hold(
+    spec: &ShimSpec,
+    started: &Started,
+    seized: &Seized,
+    directory: &Path,
+) -> Result<Held, ShimError> {
     if crate::start::mounts(started.pid)? != started.mounts {
         return Err(unheld("the sandbox has changed its mounts"));
     }
@@ -68,7 +73,7 @@ fn hold(started: &Started, seized: &Seized, directory: &Path) -> Result<Held, Sh
     let temporary = temporary::hold(&root, directory)?;
     let clocks = clocks(started.pid)?;
     seized
-        .hold(directory, temporary, clocks)
+        .hold(directory, temporary, clocks, &spec.root.upper)
         .map_err(ShimError::Native)
 }
 
@@ -118,8 +123,8 @@ fn clocks(init_pid: i32) -> Result<Clocks, ShimError> {
 fn write(held: Held, directory: &Path) -> Result<Writing, ShimError> {
     let (reader, writer) =
         pipe_with(PipeFlags::CLOEXEC).map_err(ShimError::system("make a pipe"))?;
-    let cloned = clone_process(Namespaces::NONE, None)
-        .map_err(ShimError::system("clone the writer"))?;
+    let cloned =
+        clone_process(Namespaces::NONE, None).map_err(ShimError::system("clone the writer"))?;
     let pid = match cloned {
         Cloned::Child => {
             drop(reader);
@@ -130,9 +135,8 @@ fn write(held: Held, directory: &Path) -> Result<Writing, ShimError> {
         }
         Cloned::Parent { pid, .. } => pid,
     };
-    let writer = Pid::from_raw(pid).ok_or_else(|| {
-        ShimError::system("hold on to the writer")(rustix::io::Errno::SRCH)
-    })?;
+    let writer = Pid::from_raw(pid)
+        .ok_or_else(|| ShimError::system("hold on to the writer")(rustix::io::Errno::SRCH))?;
     Ok(Writing {
         words: File::from(reader),
         writer,

@@ -136,8 +136,9 @@ fn is_as_made(directory: &OwnedFd) -> io::Result<bool> {
             is_plain(&stat, FileType::Symlink, 0o777)
                 && link.to_bytes() == target.as_bytes()
                 && is_untouched(&stat)
-        } else if let Some((_, mode)) =
-            root::MOUNTED_ON_DEVICES.iter().find(|(known, _)| *known == name)
+        } else if let Some((_, mode)) = root::MOUNTED_ON_DEVICES
+            .iter()
+            .find(|(known, _)| *known == name)
         {
             is_plain(&stat, FileType::Directory, *mode)
         } else {
@@ -193,6 +194,9 @@ mod tests {
         rustix::fs::chmod(&null, Mode::from_raw_mode(0o666)).unwrap();
         assert!(!is_as_made(&open()).unwrap());
         empty(&open()).unwrap();
-        assert_eq!(entries(&open()).unwrap().len(), root::MOUNTED_ON_DEVICES.len());
+        assert_eq!(
+            entries(&open()).unwrap().len(),
+            root::MOUNTED_ON_DEVICES.len()
+        );
     }
 }

@@ -100,10 +100,7 @@ pub(super) fn restore(spec: &ShimSpec, images: &Path) -> Result<Started, ShimErr
     File::from(go.writer)
         .write_all(&[1])
         .map_err(ShimError::system("release process 1"))?;
-    let living = image
-        .living()
-        .map(|(_, alive)| alive.threads.len())
-        .sum();
+    let living = image.living().map(|(_, alive)| alive.threads.len()).sum();
     drop(image);
     wait_until_arrived(&arrived.reader, &failure.reader, living).map_err(|error| match error {
         ShimError::InitEnded => how_it_ended(pid),

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
+    use std::path::Path;
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
     use fermata_native::capture::Seized;
@@ -85,7 +86,9 @@ for line in sys.stdin:
         let begin = std::time::Instant::now();
         let seized = Seized::take(guest.pid(), &[guest.pid()]).unwrap();
         let taken = begin.elapsed();
-        let held = seized.hold(directory.path(), Vec::new(), CLOCKS).unwrap();
+        let held = seized
+            .hold(directory.path(), Vec::new(), CLOCKS, Path::new("/"))
+            .unwrap();
         let read = begin.elapsed();
         seized.let_go();
         let gone = begin.elapsed();
@@ -132,7 +135,11 @@ for line in sys.stdin:
             let seized = Seized::take(guest.pid(), &[guest.pid()]).unwrap();
             let into = directory.path().join(turn.to_string());
             std::fs::create_dir(&into).unwrap();
-            drop(seized.hold(&into, Vec::new(), CLOCKS).unwrap());
+            drop(
+                seized
+                    .hold(&into, Vec::new(), CLOCKS, Path::new("/"))
+                    .unwrap(),
+            );
             seized.let_go();
             assert_eq!(guest.ask("b"), format!("b {} 2", 104 + turn));
         }

@@ -5,37 +5,27 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use fermata_native::capture::{Held, Seized};
-use fermata_native::image::{Clocks, TemporaryFilesystem};
+use fermata_native::image::Clocks;
 use fermata_native::{NativeError, Owner};
 use fermata_protocol::{ShimSpec, error_chain};
 use fermata_sys::clone::{Cloned, Namespaces, clone_process};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::ShimError;
 use crate::start::Started;
-use crate::{archive, cgroup, child};
+use crate::{cgroup, child, temporary};
 
 /// For what is frozen to be frozen again.
 const FREEZE_LIMIT: Duration = Duration::from_secs(10);
-
-/// The file system that programs share memory by.
-const SHARED_MEMORY: &str = "/dev/shm";
-const SHARED_MEMORY_ARCHIVE: &str = "shm";
-
-/// What is in `/dev` of every sandbox. It is a tmpfs too, and a restore makes it anew.
-const DEVICES: [&str; 15] = [
-    "null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx",
-    "core", "pts", "mqueue", "shm",
-];
 
 /// A child of the shim that writes; killed and reaped when it is dropped, and the copies with it.
 #[derive(Debug)]
@@ -59,7 +49,7 @@ pub(crate) fn capture(
     let seized = Seized::take(started.pid, &members).map_err(ShimError::Native)?;
     // Still stopped, but only so can it run what is injected.
     cgroup::thaw(&spec.cgroup)?;
-    let held = hold(started, &seized, directory).and_then(|held| {
+    let held = hold(spec, started, &seized, directory).and_then(|held| {
         at_instant()?;
         Ok(held)
     });
@@ -70,16 +60,20 @@ pub(crate) fn capture(
     write(held, directory)
 }
 
-fn hold(started: &Started, seized: &Seized, directory: &Path) -> Result<Held, ShimError> {
+fn hold(
+    spec: &ShimSpec,
+    started: &Started,
+    seized: &Seized,
+    directory: &Path,
+) -> Result<Held, ShimError> {
     if crate::start::mounts(started.pid)? != started.mounts {
         return Err(unheld("the sandbox has changed its mounts"));
     }
     let root = open_root(started.pid)?;
-    refuse_devices(&root)?;
-    let temporary = hold_shared_memory(&root, directory)?;
+    let temporary = temporary::hold(&root, directory)?;
     let clocks = clocks(started.pid)?;
     seized
-        .hold(directory, temporary, clocks)
+        .hold(directory, temporary, clocks, &spec.root.upper)
         .map_err(ShimError::Native)
 }
 
@@ -98,59 +92,6 @@ fn open_root(init_pid: i32) -> Result<OwnedFd, ShimError> {
     let path = format!("/proc/{init_pid}/root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(&path, flags, Mode::empty()).map_err(ShimError::file("open", path))
-}
-
-fn open_inside(root: &OwnedFd, path: &str) -> Result<OwnedFd, ShimError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
-        .map_err(ShimError::file("open", path))
-}
-
-fn refuse_devices(root: &OwnedFd) -> Result<(), ShimError> {
-    let directory = open_inside(root, "/dev")?;
-    let failed = || ShimError::file("list", "/dev");
-    for entry in rustix::fs::Dir::read_from(&directory).map_err(failed())? {
-        let entry = entry.map_err(failed())?;
-        let name = entry.file_name().to_string_lossy();
-        if name != "." && name != ".." && !DEVICES.contains(&name.as_ref()) {
-            return Err(unheld(&format!("/dev/{name} is no device of a sandbox")));
-        }
-    }
-    Ok(())
-}
-
-fn hold_shared_memory(
-    root: &OwnedFd,
-    into: &Path,
-) -> Result<Vec<TemporaryFilesystem>, ShimError> {
-    let directory = open_inside(root, SHARED_MEMORY)?;
-    let mut entries = rustix::fs::Dir::read_from(&directory)
-        .map_err(ShimError::file("list", SHARED_MEMORY))?;
-    let is_dots = |entry: &rustix::fs::DirEntry| matches!(entry.file_name().to_bytes(), b"." | b"..");
-    if entries.all(|entry| entry.is_ok_and(|entry| is_dots(&entry))) {
-        return Ok(Vec::new());
-    }
-    let path = into.join(SHARED_MEMORY_ARCHIVE);
-    let mut file = File::create_new(&path).map_err(ShimError::file("make", path))?;
-    in_directory(directory.as_fd(), || archive::create(&mut file))
-        .map_err(ShimError::file("hold", SHARED_MEMORY))?;
-    Ok(vec![TemporaryFilesystem {
-        path: SHARED_MEMORY.to_owned(),
-        archive: SHARED_MEMORY_ARCHIVE.to_owned(),
-    }])
-}
-
-/// Archives are made and unpacked where this program is; it comes back.
-pub(crate) fn in_directory(
-    directory: BorrowedFd<'_>,
-    work: impl FnOnce() -> io::Result<()>,
-) -> io::Result<()> {
-    let here = File::open(".")?;
-    rustix::process::fchdir(directory)?;
-    let result = work();
-    rustix::process::fchdir(&here)?;
-    result
 }
 
 /// The clocks of the sandbox's time namespace (`time_namespaces(7)`).
@@ -182,8 +123,8 @@ fn clocks(init_pid: i32) -> Result<Clocks, ShimError> {
 fn write(held: Held, directory: &Path) -> Result<Writing, ShimError> {
     let (reader, writer) =
         pipe_with(PipeFlags::CLOEXEC).map_err(ShimError::system("make a pipe"))?;
-    let cloned = clone_process(Namespaces::NONE, None)
-        .map_err(ShimError::system("clone the writer"))?;
+    let cloned =
+        clone_process(Namespaces::NONE, None).map_err(ShimError::system("clone the writer"))?;
     let pid = match cloned {
         Cloned::Child => {
             drop(reader);
@@ -194,9 +135,8 @@ fn write(held: Held, directory: &Path) -> Result<Writing, ShimError> {
         }
         Cloned::Parent { pid, .. } => pid,
     };
-    let writer = Pid::from_raw(pid).ok_or_else(|| {
-        ShimError::system("hold on to the writer")(rustix::io::Errno::SRCH)
-    })?;
+    let writer = Pid::from_raw(pid)
+        .ok_or_else(|| ShimError::system("hold on to the writer")(rustix::io::Errno::SRCH))?;
     Ok(Writing {
         words: File::from(reader),
         writer,

@@ -26,6 +26,7 @@ mod error;
 mod restore;
 mod root;
 mod start;
+mod temporary;
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -20,6 +20,31 @@ use rustix::mount::{
 
 use crate::error::ShimError;
 
+/// The nodes in `/dev`: name, major and minor number.
+pub(crate) const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+pub(crate) const DEVICE_MODE: u32 = 0o666;
+/// The links in `/dev`, and where they lead.
+pub(crate) const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
+/// What is mounted in `/dev`, and with which mode.
+pub(crate) const MOUNTED_ON_DEVICES: [(&str, u32); 3] =
+    [("pts", 0o755), ("mqueue", 0o1777), ("shm", 0o1777)];
+/// Of `/dev` itself.
+pub(crate) const DIRECTORY_MODE: u32 = 0o755;
+
 /// Builds the root and moves this process into it.
 pub(crate) fn enter(spec: &ShimSpec) -> Result<(), ShimError> {
     mount_change(
@@ -29,7 +54,7 @@ pub(crate) fn enter(spec: &ShimSpec) -> Result<(), ShimError> {
     .map_err(ShimError::file("make private", "/"))?;
     pivot_into(&spec.root)?;
     mount_kernel_filesystems(spec)?;
-    make_devices()?;
+    make_devices(Path::new("/dev"))?;
     let mut empty = None;
     for path in &spec.security.masked_paths {
         mask(path, &mut empty)?;
@@ -138,36 +163,24 @@ fn make_directory(path: &str) -> Result<(), ShimError> {
     }
 }
 
-fn make_devices() -> Result<(), ShimError> {
+/// Makes the nodes and links of `/dev` in a directory.
+pub(crate) fn make_devices(directory: &Path) -> Result<(), ShimError> {
     let old_mask = rustix::process::umask(Mode::empty());
-    for (name, major, minor) in [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-    ] {
-        let path = format!("/dev/{name}");
+    for (name, major, minor) in DEVICES {
+        let path = directory.join(name);
         rustix::fs::mknodat(
             CWD,
             &path,
             FileType::CharacterDevice,
-            Mode::from_raw_mode(0o666),
+            Mode::from_raw_mode(DEVICE_MODE),
             rustix::fs::makedev(major, minor),
         )
         .map_err(ShimError::file("make", path))?;
     }
     rustix::process::umask(old_mask);
-    for (link, target) in [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "/proc/self/fd/0"),
-        ("/dev/stdout", "/proc/self/fd/1"),
-        ("/dev/stderr", "/proc/self/fd/2"),
-        ("/dev/ptmx", "pts/ptmx"),
-        ("/dev/core", "/proc/kcore"),
-    ] {
-        symlink(target, link).map_err(ShimError::file("link", link))?;
+    for (name, target) in LINKS {
+        let link = directory.join(name);
+        symlink(target, &link).map_err(ShimError::file("link", link))?;
     }
     Ok(())
 }

@@ -29,7 +29,8 @@ use std::path::Path;
 use fermata_sys::sharing::{Shared, compare};
 
 use crate::image::{
-    Alive, Clocks, Descriptions, Descriptor, Image, Memory, Process, SharedObject, State, TemporaryFilesystem,
+    Alive, Clocks, Descriptions, Descriptor, Image, Memory, Process, SharedObject, State,
+    TemporaryFilesystem,
 };
 use crate::{NativeError, image};
 
@@ -70,7 +71,8 @@ impl Seized {
 
     /// Reads the tree. The control group is thawed now, or what is injected would never run.
     ///
-    /// `directory` gets what cannot wait: shared memory, and `temporary` says what the caller puts there by itself.
+    /// `directory` gets what cannot wait: shared memory, and `temporary` says what the caller puts there by itself. `upper` is the
+    /// directory that has what the sandbox changed in its root.
     ///
     /// # Errors
     /// `Unheld`, `Capture`, `File`.
@@ -79,6 +81,7 @@ impl Seized {
         directory: &Path,
         temporary: Vec<TemporaryFilesystem>,
         clocks: Clocks,
+        upper: &Path,
     ) -> Result<Held, NativeError> {
         let held = self.read(directory, temporary, clocks);
         // What went wrong is not it, then: SIGKILL ends also what stands still.
@@ -107,7 +110,7 @@ impl Seized {
         let mut pages_end = 0;
         let mut objects = Objects::default();
         let mut filters = facts::Filters::default();
-        let (mut of_processes, descriptions) = self.descriptors(&mut objects)?;
+        let (mut of_processes, descriptions) = self.descriptors(&mut objects, upper)?;
         let mut processes = Vec::with_capacity(self.stopped.processes.len());
         let mut copies = Vec::new();
         for process in &self.stopped.processes {
@@ -150,8 +153,9 @@ impl Seized {
     fn descriptors(
         &self,
         objects: &mut Objects,
+        upper: &Path,
     ) -> Result<(HashMap<i32, Vec<Descriptor>>, Descriptions), NativeError> {
-        let mut collector = DescriptorCollector::new(objects);
+        let mut collector = DescriptorCollector::new(objects).with_upper(upper);
         let mut of_processes = HashMap::new();
         for process in &self.stopped.processes {
             if !process.is_zombie() {

@@ -22,7 +22,11 @@ pub(crate) const CASES: &[Case] = &[
     ("devices", devices),
     ("a_path_only_descriptor", path_only),
     ("a_removed_file_keeps_its_content", nameless),
-    ("a_removed_file_with_another_name_is_refused", hard_link),
+    ("a_removed_file_is_opened_by_its_other_name", hard_link),
+    (
+        "a_removed_file_whose_other_name_is_unknown_is_refused",
+        hidden_link,
+    ),
     ("a_memory_file", memory_file),
     ("locks", locks),
     ("a_file_about_a_process_is_refused", about_process),
@@ -221,13 +225,34 @@ fn nameless() {
 fn hard_link() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("one");
+    held(
+        || {
+            let mut file = File::create(&path).unwrap();
+            file.write_all(b"content").unwrap();
+            put(100, file);
+            std::fs::hard_link(&path, directory.path().join("other")).unwrap();
+            std::fs::remove_file(&path).unwrap();
+        },
+        || {
+            let mut file = File::from(take(100));
+            file.write_all(b" and more").unwrap();
+            let other = std::fs::read(directory.path().join("other")).unwrap();
+            assert_eq!(other, b"content and more");
+        },
+    );
+}
+
+fn hidden_link() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("one");
+    std::fs::create_dir(directory.path().join("elsewhere")).unwrap();
     let reason = refused(|| {
         put(100, File::create(&path).unwrap());
-        std::fs::hard_link(&path, directory.path().join("other")).unwrap();
+        std::fs::hard_link(&path, directory.path().join("elsewhere/other")).unwrap();
         std::fs::remove_file(&path).unwrap();
     });
     assert!(
-        reason.contains("descriptor 100") && reason.contains("other names"),
+        reason.contains("descriptor 100") && reason.contains("other name"),
         "{reason}"
     );
 }

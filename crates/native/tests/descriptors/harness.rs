@@ -9,11 +9,11 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
-use fermata_native::{NativeError, Owner};
 use fermata_native::capture::Task;
 use fermata_native::capture::descriptors::{DescriptorCollector, SharedObjects};
 use fermata_native::image::{Clocks, Descriptions, Descriptor, Image};
 use fermata_native::restore::descriptors::{OpenDescriptions, open};
+use fermata_native::{NativeError, Owner};
 use fermata_sys::clone::{Cloned, Namespaces, clone_process};
 use fermata_sys::open_file::{close_all, place};
 use fermata_sys::process::inherited_descriptor;

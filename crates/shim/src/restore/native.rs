@@ -21,14 +21,13 @@ use fermata_sys::clone::{
     unshare_time_for_children,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::capture::in_directory;
 use crate::error::ShimError;
 use crate::start::{Started, enter_controllers, mounts, open_directory, open_namespace};
-use crate::{archive, child, root};
+use crate::{child, root, temporary};
 
 /// From the first process's birth until the last one waits.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -101,10 +100,7 @@ pub(super) fn restore(spec: &ShimSpec, images: &Path) -> Result<Started, ShimErr
     File::from(go.writer)
         .write_all(&[1])
         .map_err(ShimError::system("release process 1"))?;
-    let living = image
-        .living()
-        .map(|(_, alive)| alive.threads.len())
-        .sum();
+    let living = image.living().map(|(_, alive)| alive.threads.len()).sum();
     drop(image);
     wait_until_arrived(&arrived.reader, &failure.reader, living).map_err(|error| match error {
         ShimError::InitEnded => how_it_ended(pid),
@@ -153,11 +149,7 @@ fn become_tree(
     root::enter(spec)?;
     rustix::process::umask(Mode::empty());
     for (path, mut file) in inherited.archives {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(ShimError::file("open", &path))?;
-        in_directory(directory.as_fd(), || archive::extract(&mut file))
-            .map_err(ShimError::file("fill", path))?;
+        temporary::fill(&path, &mut file)?;
     }
     play_on(image, inherited.pages, inherited.signals).map_err(ShimError::Native)
 }

@@ -75,5 +75,23 @@ mod criu {
 
 #[cfg(test)]
 mod native {
+    use crate::world::Sandbox;
+
     contract!(&fermata_checkpoint::native::Native);
+
+    #[tokio::test]
+    async fn removed_files_of_layers_and_with_names_elsewhere() {
+        let native = &fermata_checkpoint::native::Native;
+        hold(native, include_str!("guests/removed.py")).await;
+    }
+
+    #[tokio::test]
+    async fn what_every_start_makes_is_not_held() {
+        let original = Sandbox::start(include_str!("guests/idle.py")).await;
+        let native = &fermata_checkpoint::native::Native;
+        let snapshot = original.capture(native).await.unwrap();
+        for archive in ["dev", "shm"] {
+            assert!(!snapshot.images().join(archive).exists(), "{archive}");
+        }
+    }
 }

@@ -17,6 +17,7 @@ mod opened;
 mod paths;
 mod pipes;
 mod polls;
+mod removed;
 mod sockets;
 mod terminals;
 mod unix;
@@ -26,7 +27,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use fermata_sys::open_file;
@@ -34,8 +35,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Task;
+use crate::image::{Description, Descriptions, Descriptor, Lock, LockKind, OpenFile};
 use crate::{NativeError, Owner};
-use crate::image::{Description, Descriptions, Descriptor, Lock, LockKind, NamelessFile, OpenFile};
 use diagnosis::UnixDiagnosis;
 use fdinfo::FdInfo;
 use internet::Connection;
@@ -60,10 +61,10 @@ pub struct DescriptorCollector<'a> {
     seen: HashMap<(u64, u64), Vec<usize>>,
     found: Vec<Found>,
     processes: Vec<Table>,
-    nameless: Vec<((u64, u64), NamelessFile)>,
     pipes: Vec<PipeEnds>,
     unix_sockets: Option<HashMap<u64, UnixDiagnosis>>,
     root: Option<Rc<OwnedFd>>,
+    upper: Option<PathBuf>,
     limit: Rlimit,
 }
 
@@ -102,6 +103,7 @@ enum Kind {
     Poll(Vec<Watched>),
     Unix(UnixEnd),
     Connection(Connection),
+    Removed { position: u64 },
 }
 
 /// A process that was added.
@@ -145,12 +147,19 @@ impl<'a> DescriptorCollector<'a> {
             seen: HashMap::new(),
             found: Vec::new(),
             processes: Vec::new(),
-            nameless: Vec::new(),
+            upper: None,
             pipes: Vec::new(),
             unix_sockets: None,
             root: None,
             limit,
         }
+    }
+
+    /// The directory that has what the sandbox changed in its root, where names of removed files are looked for.
+    #[must_use]
+    pub fn with_upper(mut self, upper: &Path) -> Self {
+        self.upper = Some(upper.to_owned());
+        self
     }
 
     /// Looks at every descriptor of a stopped process. The first one added is process 1.
@@ -217,11 +226,16 @@ impl<'a> DescriptorCollector<'a> {
             .map(|ends| ends.read(&self.found))
             .collect::<Result<Vec<_>, _>>()?;
         let terminals = self.terminals()?;
+        let names = self.other_names()?;
+        let mut nameless = Vec::new();
         let mut list = Vec::with_capacity(self.found.len());
         for found in &self.found {
             let file = match &found.kind {
                 Kind::Complete(file) => file.clone(),
                 Kind::Poll(watched) => self.watches(found, watched)?,
+                Kind::Removed { position } => {
+                    self.removed(found, *position, &names, &mut nameless)?
+                }
                 Kind::Unix(end) => self.connected(found, end)?,
                 Kind::Connection(connection) => {
                     if !connection.leads_outside(&self.found) {
@@ -240,10 +254,7 @@ impl<'a> DescriptorCollector<'a> {
             list,
             pipes,
             terminals,
-            nameless: std::mem::take(&mut self.nameless)
-                .into_iter()
-                .map(|(_, file)| file)
-                .collect(),
+            nameless: nameless.into_iter().map(|(_, file)| file).collect(),
         })
     }
 
@@ -335,11 +346,16 @@ impl<'a> DescriptorCollector<'a> {
         let file = match FileType::from_raw_mode(opened.stat.st_mode) {
             FileType::Fifo => self.pipe(opened)?,
             FileType::RegularFile if opened.is_memory_file() => OpenFile::Object {
-                object: self.objects.object(opened.file.as_fd(), &opened.task.owner())?,
+                object: self
+                    .objects
+                    .object(opened.file.as_fd(), &opened.task.owner())?,
                 position: opened.info.position,
             },
-            FileType::RegularFile if opened.is_removed() => self.nameless(opened)?,
-            FileType::RegularFile | FileType::Directory => opened.named()?,
+            FileType::RegularFile => match opened.removed()? {
+                Some(removed) => return Ok(removed),
+                None => opened.named()?,
+            },
+            FileType::Directory => opened.named()?,
             FileType::CharacterDevice => match opened.terminal()? {
                 Some(terminal) => terminal,
                 None => opened.device()?,

@@ -1,18 +1,16 @@
-//! What is opened again by its name, and files that have lost theirs.
+//! What is opened again by its name.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, FileType, OFlags, SeekFrom};
 
 use super::opened::Opened;
-use super::{DescriptorCollector, reopen};
+use super::removed::REMOVED;
+use super::{Kind, reopen};
 use crate::NativeError;
-use crate::image::{NamelessFile, OpenFile};
+use crate::image::OpenFile;
 
-const REMOVED: &str = " (deleted)";
-/// Kept in the image, which is written and read as one; CRIU keeps larger ones.
-const NAMELESS_BYTES_AT_MOST: u64 = 64 << 20;
 const PROC_MAGIC: u64 = 0x9fa0;
 const MQUEUE_MAGIC: u64 = 0x1980_0202;
 /// Memory devices, and `/dev/tty` is not among them: it needs a session.
@@ -33,9 +31,15 @@ impl Opened<'_> {
             && rustix::fs::fcntl_get_seals(self.file) != Err(rustix::io::Errno::INVAL)
     }
 
-    /// It has no name any more; a name may also end as the kernel marks those.
-    pub(super) fn is_removed(&self) -> bool {
-        self.stat.st_nlink == 0 && self.link.ends_with(REMOVED)
+    /// The name that it was opened by is gone; a name may also end as the kernel marks those.
+    pub(super) fn removed(&self) -> Result<Option<Kind>, NativeError> {
+        if !self.link.ends_with(REMOVED) || self.stat.st_nlink > 0 && self.leads_here(&self.link)? {
+            return Ok(None);
+        }
+        self.refuse_file_system()?;
+        Ok(Some(Kind::Removed {
+            position: self.info.position,
+        }))
     }
 
     /// Something to be opened again by its path, which must lead to it now.
@@ -43,7 +47,7 @@ impl Opened<'_> {
         self.refuse_file_system()?;
         if !self.leads_here(&self.link)? {
             return Err(self.unheld(&match self.link.strip_suffix(REMOVED) {
-                Some(path) => format!("is {path}, which was removed but has other names"),
+                Some(path) => format!("is {path}, which was removed"),
                 None => format!("is {}, which another file hides", self.link),
             }));
         }
@@ -114,67 +118,11 @@ impl Opened<'_> {
     fn is_directory(&self) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == FileType::Directory
     }
-
-    fn keep_nameless(&self) -> Result<NamelessFile, NativeError> {
-        self.refuse_file_system()?;
-        let bytes = u64::try_from(self.stat.st_size).map_err(|_| self.not_understood())?;
-        let stored = u64::try_from(self.stat.st_blocks).map_err(|_| self.not_understood())? * 512;
-        if stored.min(bytes) > NAMELESS_BYTES_AT_MOST {
-            return Err(self.unheld(&format!(
-                "is a removed file of {bytes} bytes, too many to hold"
-            )));
-        }
-        let path = self.link.strip_suffix(REMOVED).unwrap_or(&self.link);
-        let directory = match path.rsplit_once('/') {
-            Some(("", _)) | None => "/",
-            Some((directory, _)) => directory,
-        };
-        let content = content(self, bytes).map_err(self.failed("read a removed file"))?;
-        Ok(NamelessFile {
-            directory: directory.to_owned(),
-            mode: self.stat.st_mode & 0o7777,
-            user: self.stat.st_uid,
-            group: self.stat.st_gid,
-            bytes,
-            times: [
-                (self.stat.st_atime, nanoseconds(self.stat.st_atime_nsec)),
-                (self.stat.st_mtime, nanoseconds(self.stat.st_mtime_nsec)),
-            ],
-            content,
-        })
-    }
-}
-
-impl DescriptorCollector<'_> {
-    /// A file without a name, kept once however many have it open.
-    pub(super) fn nameless(&mut self, opened: &Opened<'_>) -> Result<OpenFile, NativeError> {
-        let identity = opened.identity();
-        let known = self
-            .nameless
-            .iter()
-            .position(|(other, _)| *other == identity);
-        let place = match known {
-            Some(place) => place,
-            None => {
-                self.nameless.push((identity, opened.keep_nameless()?));
-                self.nameless.len() - 1
-            }
-        };
-        Ok(OpenFile::Nameless {
-            file: super::place_in_list(place),
-            position: opened.info.position,
-        })
-    }
-}
-
-/// Below a second, so it always fits.
-fn nanoseconds(value: impl TryInto<i64>) -> i64 {
-    value.try_into().unwrap_or(0)
 }
 
 /// Through a description of our own: reading and looking for holes must not move the sandbox's offset.
-fn content(opened: &Opened<'_>, bytes: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
-    let file = reopen(opened.file.as_fd(), OFlags::RDONLY | OFlags::NOATIME)?;
+pub(super) fn content(file: BorrowedFd<'_>, bytes: u64) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    let file = reopen(file, OFlags::RDONLY | OFlags::NOATIME)?;
     let mut pieces = Vec::new();
     let mut at = 0;
     while at < bytes {

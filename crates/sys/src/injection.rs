@@ -100,6 +100,7 @@ pub mod calls {
     pub const EXIT_GROUP: libc::c_long = libc::SYS_exit_group;
     pub const CLONE: libc::c_long = libc::SYS_clone;
     pub const CLOSE_RANGE: libc::c_long = libc::SYS_close_range;
+    pub const SETSID: libc::c_long = libc::SYS_setsid;
     pub const WAIT4: libc::c_long = libc::SYS_wait4;
     pub const BRK: libc::c_long = libc::SYS_brk;
     pub const PRCTL: libc::c_long = libc::SYS_prctl;

@@ -1,7 +1,7 @@
 //! Copies of address spaces, so that a program goes on while what it had in memory is written out.
 //!
 //! ```text
-//! process ─ clone(CLONE_VM) ─► helper ─ closes its files, clone() ─► copy: never runs, has the memory of the instant
+//! process ─ clone(CLONE_VM) ─► helper ─ closes its files, setsid(), clone() ─► copy: never runs, has the memory of the instant
 //!                                └─ ends; the copy is process 1's child now, which reaps it as any orphan
 //! ```
 //!
@@ -28,7 +28,7 @@ pub(crate) struct Copy {
 }
 
 /// How many calls [`Copy::make`] runs at once.
-pub(crate) const CALLS: usize = 2;
+pub(crate) const CALLS: usize = 3;
 
 impl Copy {
     pub(crate) fn make(process: &StoppedProcess, room: &Room<'_>) -> io::Result<Self> {
@@ -45,6 +45,8 @@ impl Copy {
             wait_until_born(&helper)?;
             let calls = [
                 Call::new(calls::CLOSE_RANGE, [0, u64::from(u32::MAX), 0]),
+                // Who ends the program's process group means the program.
+                Call::new(calls::SETSID, []),
                 Call::new(calls::CLONE, [0, 0, 0, 0, 0]),
             ];
             room.run_to_the_end(&helper, leader, &calls)

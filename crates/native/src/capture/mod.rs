@@ -83,7 +83,7 @@ impl Seized {
         clocks: Clocks,
         upper: &Path,
     ) -> Result<Held, NativeError> {
-        let held = self.read(directory, temporary, clocks);
+        let held = self.read(upper, directory, temporary, clocks);
         // What went wrong is not it, then: SIGKILL ends also what stands still.
         match self.stopped.processes.iter().find(|process| process.has_vanished()) {
             Some(vanished) if held.is_err() => Err(NativeError::Busy {
@@ -95,6 +95,7 @@ impl Seized {
 
     fn read(
         &self,
+        upper: &Path,
         directory: &Path,
         temporary: Vec<TemporaryFilesystem>,
         clocks: Clocks,

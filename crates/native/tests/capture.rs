@@ -7,12 +7,7 @@ mod tests {
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
     use fermata_native::capture::Seized;
-    use fermata_native::image::{Backing, Clocks, Image, State};
-
-    const CLOCKS: Clocks = Clocks {
-        monotonic_ns: 0,
-        boot_ns: 0,
-    };
+    use fermata_native::image::{Backing, Image, State};
 
     /// A Python program that is asked and answers by lines.
     struct Guest {
@@ -87,7 +82,7 @@ for line in sys.stdin:
         let seized = Seized::take(guest.pid(), &[guest.pid()]).unwrap();
         let taken = begin.elapsed();
         let held = seized
-            .hold(directory.path(), Vec::new(), CLOCKS, Path::new("/"))
+            .hold(directory.path(), Vec::new(), Path::new("/"))
             .unwrap();
         let read = begin.elapsed();
         seized.let_go();
@@ -137,7 +132,7 @@ for line in sys.stdin:
             std::fs::create_dir(&into).unwrap();
             drop(
                 seized
-                    .hold(&into, Vec::new(), CLOCKS, Path::new("/"))
+                    .hold(&into, Vec::new(), Path::new("/"))
                     .unwrap(),
             );
             seized.let_go();

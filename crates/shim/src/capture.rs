@@ -11,14 +11,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use fermata_native::capture::{Held, Seized};
-use fermata_native::image::Clocks;
 use fermata_native::{NativeError, Owner};
 use fermata_protocol::{ShimSpec, error_chain};
 use fermata_sys::clone::{Cloned, Namespaces, clone_process};
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::error::ShimError;
 use crate::start::Started;
@@ -71,9 +69,8 @@ fn hold(
     }
     let root = open_root(started.pid)?;
     let temporary = temporary::hold(&root, directory)?;
-    let clocks = clocks(started.pid)?;
     seized
-        .hold(directory, temporary, clocks, &spec.root.upper)
+        .hold(directory, temporary, &spec.root.upper)
         .map_err(ShimError::Native)
 }
 
@@ -92,32 +89,6 @@ fn open_root(init_pid: i32) -> Result<OwnedFd, ShimError> {
     let path = format!("/proc/{init_pid}/root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(&path, flags, Mode::empty()).map_err(ShimError::file("open", path))
-}
-
-/// The clocks of the sandbox's time namespace (`time_namespaces(7)`).
-fn clocks(init_pid: i32) -> Result<Clocks, ShimError> {
-    let path = format!("/proc/{init_pid}/timens_offsets");
-    let text = std::fs::read_to_string(&path).map_err(ShimError::file("read", path))?;
-    let offset = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|line| {
-                let mut words = line.split_ascii_whitespace();
-                let seconds: i64 = words.next()?.parse().ok()?;
-                let nanoseconds: i64 = words.next()?.parse().ok()?;
-                seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
-            })
-            .unwrap_or(0)
-    };
-    let inside = |clock, name| {
-        let now = clock_gettime(clock);
-        let now = now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec;
-        now.saturating_add(offset(name)).max(0).cast_unsigned()
-    };
-    Ok(Clocks {
-        monotonic_ns: inside(ClockId::Monotonic, "monotonic"),
-        boot_ns: inside(ClockId::Boottime, "boottime"),
-    })
 }
 
 fn write(held: Held, directory: &Path) -> Result<Writing, ShimError> {

@@ -105,6 +105,12 @@ pub fn disable_huge_pages(on: bool) -> io::Result<()> {
     set(libc::PR_SET_THP_DISABLE, on.into())
 }
 
+/// Writes to a descriptor that is known by its number only; for last words, which nobody may be there to hear.
+pub fn write_to(number: i32, bytes: &[u8]) {
+    // SAFETY: the bytes live through the call; a number that is not open is an error that is ignored.
+    unsafe { libc::write(number, bytes.as_ptr().cast(), bytes.len()) };
+}
+
 /// Puts a program where it is to be: code first, then what it may write to. From a memfd with a name, by which a later capture knows
 /// that it is no part of what it becomes.
 ///

@@ -13,8 +13,8 @@ use super::stopped::{Stopped, StoppedProcess, StoppedThread};
 use super::threads::resumable;
 use crate::NativeError;
 use crate::image::{
-    Credentials, IntervalTimer, Limit, PosixTimer, Rseq, Scheduling, SeccompFilter, SignalAction,
-    Thread,
+    Clocks, Credentials, IntervalTimer, Limit, PosixTimer, Rseq, Scheduling, SeccompFilter,
+    SignalAction, Thread,
 };
 
 // linux/prctl.h
@@ -30,6 +30,10 @@ const PR_GET_IO_FLUSHER: u64 = 58;
 const PR_GET_MDWE: u64 = 66;
 const PR_TSC_ENABLE: u32 = 1;
 
+const CLOCK_MONOTONIC: u64 = 1;
+const CLOCK_BOOTTIME: u64 = 7;
+const SECOND_NS: u64 = 1_000_000_000;
+
 const SIGNALS: i32 = 64;
 const SIGNAL_SET_BYTES: u64 = 8;
 /// `struct kernel_sigaction`
@@ -41,13 +45,14 @@ const STACK_BYTES: usize = 24;
 
 /// The most calls that [`of_process`] makes, and the bytes they write.
 pub(crate) fn room_for(timers: usize) -> (usize, usize) {
-    let calls = SIGNALS as usize + 12 + timers;
+    let calls = SIGNALS as usize + 14 + timers;
     (calls, calls * ACTION_BYTES)
 }
 
 /// What only the process itself can find out.
 #[derive(Debug)]
 pub(crate) struct Asked {
+    pub(crate) clocks: Clocks,
     pub(crate) brk: u64,
     pub(crate) dumpable: u32,
     pub(crate) is_subreaper: bool,
@@ -151,6 +156,13 @@ pub(crate) fn of_process(
     };
     let subreaper = pointed(PR_GET_CHILD_SUBREAPER);
     let tsc = pointed(PR_GET_TSC);
+    // Inside, because clocks may have an offset there (time_namespaces(7)).
+    let mut clock = |clock: u64| {
+        let place = questions.place();
+        questions.ask(calls::CLOCK_GETTIME, [clock, place])
+    };
+    let monotonic = clock(CLOCK_MONOTONIC);
+    let boot = clock(CLOCK_BOOTTIME);
     let interval: Vec<usize> = (0..3)
         .map(|which| {
             let place = questions.place();
@@ -209,7 +221,19 @@ pub(crate) fn of_process(
                 mask,
             })
         });
+        let clock = |at: usize| {
+            let [seconds, nanoseconds, ..] = answers.words(at)?;
+            Ok::<_, io::Error>(
+                seconds
+                    .saturating_mul(SECOND_NS)
+                    .saturating_add(nanoseconds),
+            )
+        };
         Ok::<_, io::Error>(Asked {
+            clocks: Clocks {
+                monotonic_ns: clock(monotonic)?,
+                boot_ns: clock(boot)?,
+            },
             brk: answers.result(brk)?,
             dumpable: answers.small(dumpable)?,
             is_subreaper: answers.half(subreaper)? != 0,
@@ -224,7 +248,6 @@ pub(crate) fn of_process(
 
 /// Interval first, then what is left; seconds and a fraction each.
 fn timer_of([interval_s, interval, left_s, left]: [u64; 4], unit_ns: u64) -> IntervalTimer {
-    const SECOND_NS: u64 = 1_000_000_000;
     let nanoseconds = |seconds: u64, fraction: u64| {
         seconds
             .saturating_mul(SECOND_NS)

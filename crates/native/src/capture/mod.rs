@@ -80,12 +80,16 @@ impl Seized {
         &self,
         directory: &Path,
         temporary: Vec<TemporaryFilesystem>,
-        clocks: Clocks,
         upper: &Path,
     ) -> Result<Held, NativeError> {
-        let held = self.read(upper, directory, temporary, clocks);
+        let held = self.read(upper, directory, temporary);
         // What went wrong is not it, then: SIGKILL ends also what stands still.
-        match self.stopped.processes.iter().find(|process| process.has_vanished()) {
+        match self
+            .stopped
+            .processes
+            .iter()
+            .find(|process| process.has_vanished())
+        {
             Some(vanished) if held.is_err() => Err(NativeError::Busy {
                 owner: vanished.task.owner(),
             }),
@@ -98,19 +102,19 @@ impl Seized {
         upper: &Path,
         directory: &Path,
         temporary: Vec<TemporaryFilesystem>,
-        clocks: Clocks,
     ) -> Result<Held, NativeError> {
         self.refuse_unheld()?;
         let path = directory.join(image::PAGES_FILE);
-        let pages = File::options()
+        let file = File::options()
             .read(true)
             .write(true)
             .create_new(true)
             .open(&path)
             .map_err(NativeError::file("make", &path))?;
-        let mut pages_end = 0;
+        let mut pages = PagesFile::new(&file, 0);
         let mut objects = Objects::default();
         let mut filters = facts::Filters::default();
+        let mut clocks = None;
         let (mut of_processes, descriptions) = self.descriptors(&mut objects, upper)?;
         let mut processes = Vec::with_capacity(self.stopped.processes.len());
         let mut copies = Vec::new();
@@ -120,7 +124,8 @@ impl Seized {
                     status: process.stat.exit_status,
                 }
             } else {
-                let (mut alive, copy) = self.alive(process, &mut objects, &mut filters)?;
+                let (mut alive, copy) =
+                    self.alive(process, &mut objects, &mut filters, &mut pages, &mut clocks)?;
                 alive.descriptors = of_processes.remove(&process.task.pid).unwrap_or_default();
                 copies.push((process.task.clone(), copy));
                 State::Alive(alive)
@@ -135,8 +140,12 @@ impl Seized {
             });
         }
         let shared_objects: Vec<SharedObject> = objects
-            .copy(&pages, &mut pages_end)
+            .copy(&file, &mut pages.end)
             .map_err(NativeError::file("write shared memory to", &path))?;
+        let pages_end = pages.end;
+        let clocks = clocks.ok_or_else(|| NativeError::Image {
+            reason: "there is no process".to_owned(),
+        })?;
         Ok(Held {
             image: Image {
                 clocks,
@@ -146,7 +155,7 @@ impl Seized {
                 temporary,
             },
             copies,
-            pages,
+            pages: file,
             pages_end,
         })
     }
@@ -249,10 +258,12 @@ impl Seized {
         process: &StoppedProcess,
         objects: &mut Objects,
         filters: &mut facts::Filters,
+        pages: &mut PagesFile<'_>,
+        clocks: &mut Option<Clocks>,
     ) -> Result<(Alive, Copy), NativeError> {
         let task = &process.task;
         let maps = memory::maps(process)?;
-        let mappings = memory::mappings(process, &maps, objects)?;
+        let mut mappings = memory::mappings(process, &maps, objects)?;
         if process.status.locked_kib != 0 {
             return Err(task.unheld("it has locked memory (mlock(2))"));
         }
@@ -261,6 +272,7 @@ impl Seized {
         let room = Room::make(process, &maps, calls.max(copy::CALLS), results)
             .map_err(task.failed("make room in the memory"))?;
         let asked = facts::of_process(process, &room, &timers)?;
+        clocks.get_or_insert(asked.clocks);
         let threads = process
             .threads
             .iter()
@@ -292,6 +304,7 @@ impl Seized {
             .and_then(|tracee| tracee.pending_signals(true))
             .map_err(task.failed("read the signals"))?;
         let copy = Copy::make(process, &room).map_err(task.failed("copy the memory"))?;
+        pages::write_uncopied(task, copy.host_pid(), &mut mappings, pages)?;
         let alive = Alive {
             threads,
             memory: Memory {

@@ -9,8 +9,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use rustix::fs::{SealFlags, SeekFrom, fcntl_get_seals, seek};
 
 use super::descriptors::SharedObjects;
-use crate::{NativeError, Owner};
 use crate::image::{PageRun, SharedObject};
+use crate::{NativeError, Owner};
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -92,10 +92,7 @@ impl Objects {
 
 impl SharedObjects for Objects {
     fn object(&mut self, file: BorrowedFd<'_>, owner: &Owner) -> Result<u32, NativeError> {
-        let link = format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&file)
-        );
+        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let path = std::fs::read_link(link).map_err(|source| NativeError::Capture {
             action: "look at the shared memory",
             owner: owner.clone(),

@@ -1,5 +1,6 @@
 //! Writing out what is in private memory.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -47,34 +48,79 @@ pub(crate) fn write(
     let page_map = File::open(format!("/proc/{source_pid}/pagemap")).map_err(failed())?;
     let mut flags = flags.iter().peekable();
     for mapping in &mut memory.mappings {
+        // Written while the tree stood still.
+        if mapping.advice.dont_fork {
+            continue;
+        }
         while flags.next_if(|flags| flags.start < mapping.start).is_some() {}
         match flags.peek() {
             Some(flags) if flags.start == mapping.start => {
                 memory::apply(mapping, &flags.words).map_err(|reason| task.unheld(reason))?;
             }
-            _ => {
-                return Err(task.unheld("a part of its memory is not for children (MADV_DONTFORK)"));
-            }
+            _ => return Err(task.unheld("its copy lacks a part of its memory")),
         }
-        let is_private = match &mapping.backing {
-            Backing::Anonymous | Backing::PrivateFile { .. } => true,
-            Backing::Object { shared, .. } => !shared,
-            Backing::SharedFile { .. } | Backing::Vdso(_) => false,
-        };
-        if !is_private {
-            continue;
-        }
-        let (start, end) = (mapping.start, mapping.end);
-        if !guards(page_map.as_fd(), start, end)
-            .map_err(failed())?
-            .is_empty()
-        {
-            return Err(task.unheld("it has guard pages (MADV_GUARD_INSTALL)"));
-        }
-        let own = own_pages(page_map.as_fd(), start, end).map_err(failed())?;
-        write_ranges(source_pid, mapping, &own, pages).map_err(failed())?;
+        write_mapping(task, source_pid, &page_map, mapping, pages)?;
     }
     Ok(())
+}
+
+/// Writes what a copy does not have (`MADV_DONTFORK`), from the process itself, which stands still.
+pub(crate) fn write_uncopied(
+    task: &Task,
+    copy_pid: i32,
+    mappings: &mut [Mapping],
+    pages: &mut PagesFile<'_>,
+) -> Result<(), NativeError> {
+    let failed = || task.failed("compare the copy of the memory");
+    let text = std::fs::read_to_string(format!("/proc/{copy_pid}/maps")).map_err(failed())?;
+    let copied: HashSet<u64> = text
+        .lines()
+        .filter_map(|line| u64::from_str_radix(line.split('-').next()?, 16).ok())
+        .collect();
+    let missing = |mapping: &&mut Mapping| !copied.contains(&mapping.start);
+    let mut missing = mappings.iter_mut().filter(missing).peekable();
+    if missing.peek().is_none() {
+        return Ok(());
+    }
+    let flags = memory::flags(task.host_pid).map_err(failed())?;
+    let page_map = File::open(format!("/proc/{}/pagemap", task.host_pid)).map_err(failed())?;
+    for mapping in missing {
+        if let Some(flags) = flags.iter().find(|flags| flags.start == mapping.start) {
+            memory::apply(mapping, &flags.words).map_err(|reason| task.unheld(reason))?;
+        }
+        if !mapping.advice.dont_fork {
+            return Err(task.unheld("its copy lacks a part of its memory"));
+        }
+        write_mapping(task, task.host_pid, &page_map, mapping, pages)?;
+    }
+    Ok(())
+}
+
+fn write_mapping(
+    task: &Task,
+    source_pid: i32,
+    page_map: &File,
+    mapping: &mut Mapping,
+    pages: &mut PagesFile<'_>,
+) -> Result<(), NativeError> {
+    let failed = || task.failed("write out the memory");
+    let is_private = match &mapping.backing {
+        Backing::Anonymous | Backing::PrivateFile { .. } => true,
+        Backing::Object { shared, .. } => !shared,
+        Backing::SharedFile { .. } | Backing::Vdso(_) => false,
+    };
+    if !is_private {
+        return Ok(());
+    }
+    let (start, end) = (mapping.start, mapping.end);
+    if !guards(page_map.as_fd(), start, end)
+        .map_err(failed())?
+        .is_empty()
+    {
+        return Err(task.unheld("it has guard pages (MADV_GUARD_INSTALL)"));
+    }
+    let own = own_pages(page_map.as_fd(), start, end).map_err(failed())?;
+    write_ranges(source_pid, mapping, &own, pages).map_err(failed())
 }
 
 fn write_ranges(

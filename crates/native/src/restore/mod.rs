@@ -37,18 +37,15 @@ pub struct Signals {
 ///
 /// # Errors
 /// `Restore`, `Image`, `File`; what fails in another process is told by [`Signals::failure`].
-pub fn play_on(
-    image: &Image,
-    pages: OwnedFd,
-    signals: Signals,
-) -> Result<Infallible, NativeError> {
+pub fn play_on(image: &Image, pages: OwnedFd, signals: Signals) -> Result<Infallible, NativeError> {
     let init = image.processes.first().ok_or_else(|| NativeError::Image {
         reason: "it has no process".to_owned(),
     })?;
     let failed = failed(init);
     own_process::raise_file_limit().map_err(failed("raise the limit of open files"))?;
     let floor = floor(image)?;
-    let (waiting, failure, pages) = lift(floor, signals, pages).map_err(failed("move descriptors"))?;
+    let (waiting, failure, pages) =
+        lift(floor, signals, pages).map_err(failed("move descriptors"))?;
     let above = waiting.go + 1;
     let objects = objects::make(&image.shared_objects, pages.as_fd(), above)
         .map_err(failed("make the shared memory"))?;
@@ -97,11 +94,7 @@ fn floor(image: &Image) -> Result<RawFd, NativeError> {
 }
 
 /// Puts what every process waits by at three numbers in a row from `floor`, and the pages above.
-fn lift(
-    floor: RawFd,
-    signals: Signals,
-    pages: OwnedFd,
-) -> io::Result<(Waiting, OwnedFd, OwnedFd)> {
+fn lift(floor: RawFd, signals: Signals, pages: OwnedFd) -> io::Result<(Waiting, OwnedFd, OwnedFd)> {
     let above = floor + 3;
     let copy = |file: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(file, above);
     // Copies first: the numbers may be taken by any of these.
@@ -179,9 +172,24 @@ impl Growth for Growing {
             waiting: self.waiting,
         };
         let program = Program::prepare(process, alive, resources)?;
-        self.descriptions.install(&alive.descriptors, program.keep())?;
-        program.run(&owner(process))
+        self.descriptions
+            .install(&alive.descriptors, program.keep())?;
+        let Err(error) = program.run(&owner(process));
+        // Nothing but what the program keeps is open any more.
+        own_process::write_to(self.waiting.failure, chain(&error).as_bytes());
+        Err(error)
     }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// What belongs to the process and needs no program.

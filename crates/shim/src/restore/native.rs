@@ -79,8 +79,9 @@ pub(super) fn restore(spec: &ShimSpec, images: &Path) -> Result<Started, ShimErr
             go: play.reader,
         },
     };
+    let own = Offsets::read()?;
     unshare_time_for_children().map_err(ShimError::system("unshare the time namespace"))?;
-    set_clocks(image.clocks)?;
+    set_clocks(image.clocks, own)?;
     let cloned = clone_process(Namespaces::SANDBOX, Some(unified.as_fd()))
         .map_err(ShimError::system("clone process 1"))?;
     let (pid, pidfd) = match cloned {
@@ -112,19 +113,51 @@ pub(super) fn restore(spec: &ShimSpec, images: &Path) -> Result<Started, ShimErr
     Ok(Started { pid, pidfd, mounts })
 }
 
-/// The monotonic clocks go on where they were (`time_namespaces(7)`), for children of this process.
-fn set_clocks(clocks: Clocks) -> Result<(), ShimError> {
-    let offset = |held: u64, clock| {
+/// By how much clocks are ahead of the machine's, in nanoseconds (`time_namespaces(7)`).
+#[derive(Debug, Clone, Copy, Default)]
+struct Offsets {
+    monotonic: i128,
+    boot: i128,
+}
+
+const OFFSETS: &str = "/proc/self/timens_offsets";
+
+impl Offsets {
+    /// Those of this process, if it has not unshared its children's.
+    fn read() -> Result<Self, ShimError> {
+        let text = std::fs::read_to_string(OFFSETS).map_err(ShimError::file("read", OFFSETS))?;
+        let mut offsets = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let name = words.next();
+            let mut numbers = words.map_while(|word| word.parse::<i128>().ok());
+            let (Some(seconds), Some(nanoseconds)) = (numbers.next(), numbers.next()) else {
+                continue;
+            };
+            let offset = seconds * SECOND_NS + nanoseconds;
+            match name {
+                Some("monotonic") => offsets.monotonic = offset,
+                Some("boottime") => offsets.boot = offset,
+                _ => {}
+            }
+        }
+        Ok(offsets)
+    }
+}
+
+/// The monotonic clocks go on where they were, for children of this process.
+fn set_clocks(clocks: Clocks, own: Offsets) -> Result<(), ShimError> {
+    let offset = |held: u64, clock, own: i128| {
         let now = clock_gettime(clock);
         let now = i128::from(now.tv_sec) * SECOND_NS + i128::from(now.tv_nsec);
-        let offset = i128::from(held) - now;
+        let offset = i128::from(held) - (now - own);
         (offset.div_euclid(SECOND_NS), offset.rem_euclid(SECOND_NS))
     };
-    let (monotonic_s, monotonic_ns) = offset(clocks.monotonic_ns, ClockId::Monotonic);
-    let (boot_s, boot_ns) = offset(clocks.boot_ns, ClockId::Boottime);
+    let (monotonic_s, monotonic_ns) =
+        offset(clocks.monotonic_ns, ClockId::Monotonic, own.monotonic);
+    let (boot_s, boot_ns) = offset(clocks.boot_ns, ClockId::Boottime, own.boot);
     let text = format!("monotonic {monotonic_s} {monotonic_ns}\nboottime {boot_s} {boot_ns}\n");
-    let path = "/proc/self/timens_offsets";
-    std::fs::write(path, text).map_err(ShimError::file("write", path))
+    std::fs::write(OFFSETS, text).map_err(ShimError::file("write", OFFSETS))
 }
 
 /// Process 1: what is the same as at a cold start is done by the same code.

@@ -90,7 +90,13 @@ pub(crate) fn add(
     let mut place = region.program_end;
     let mut parked = Vec::new();
     for vdso in here {
-        let arguments = [vdso.start, vdso.bytes, vdso.bytes, MREMAP_MAYMOVE_FIXED, place];
+        let arguments = [
+            vdso.start,
+            vdso.bytes,
+            vdso.bytes,
+            MREMAP_MAYMOVE_FIXED,
+            place,
+        ];
         let call = list.call(assembler, "move the vDSO", calls::MREMAP, arguments);
         call.expect = fermata_sys::interpreter::Expect::Exactly(place);
         parked.push(Vdso {
@@ -101,7 +107,12 @@ pub(crate) fn add(
     }
     let unmap = "give up its memory";
     list.call(assembler, unmap, calls::MUNMAP, [0, region.start]);
-    list.call(assembler, unmap, calls::MUNMAP, [region.end, END - region.end]);
+    list.call(
+        assembler,
+        unmap,
+        calls::MUNMAP,
+        [region.end, END - region.end],
+    );
     for mapping in &memory.mappings {
         if !matches!(mapping.backing, Backing::Vdso(_)) {
             map(assembler, list, mapping, files)?;
@@ -244,10 +255,13 @@ fn restore_vdso(
     memory: &Memory,
     parked: &[Vdso],
 ) -> Result<(), NativeError> {
-    let parts = memory.mappings.iter().filter_map(|mapping| match mapping.backing {
-        Backing::Vdso(part) => Some((part, mapping)),
-        _ => None,
-    });
+    let parts = memory
+        .mappings
+        .iter()
+        .filter_map(|mapping| match mapping.backing {
+            Backing::Vdso(part) => Some((part, mapping)),
+            _ => None,
+        });
     for (part, mapping) in parts {
         let bytes = mapping.end - mapping.start;
         let vdso = parked
@@ -256,7 +270,13 @@ fn restore_vdso(
             .ok_or_else(|| NativeError::Image {
                 reason: "its vDSO is not that of this kernel".to_owned(),
             })?;
-        let arguments = [vdso.start, bytes, bytes, MREMAP_MAYMOVE_FIXED, mapping.start];
+        let arguments = [
+            vdso.start,
+            bytes,
+            bytes,
+            MREMAP_MAYMOVE_FIXED,
+            mapping.start,
+        ];
         let call = list.call(assembler, "move the vDSO", calls::MREMAP, arguments);
         call.expect = fermata_sys::interpreter::Expect::Exactly(mapping.start);
     }

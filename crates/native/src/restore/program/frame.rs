@@ -36,8 +36,28 @@ pub(crate) fn add(assembler: &mut Assembler, thread: &Thread) -> Result<u64, Nat
                 reason: format!("thread {} has no registers", thread.tid),
             })?;
     let [
-        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, _, rip, cs, flags,
-        rsp, ss, ..,
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        _,
+        rip,
+        cs,
+        flags,
+        rsp,
+        ss,
+        ..,
     ] = registers;
     let (stack, stack_flags, stack_bytes) = thread.alternate_stack;
     let words = [

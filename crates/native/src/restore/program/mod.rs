@@ -95,8 +95,18 @@ impl Program {
         let limits = own_process::limits().map_err(failed("read the limits"))?;
         let here = Here::read().map_err(failed("read the memory map"))?;
         let lay_out = |region: Region| {
-            let assembler = Assembler::new(region.start, resources.waiting.failure, owner.to_string());
-            assemble(assembler, process.pid, alive, resources.waiting, &files, &here, region, &limits)
+            let assembler =
+                Assembler::new(region.start, resources.waiting.failure, owner.to_string());
+            assemble(
+                assembler,
+                process.pid,
+                alive,
+                resources.waiting,
+                &files,
+                &here,
+                region,
+                &limits,
+            )
         };
         // The size is the same everywhere, the place depends on it.
         let size = lay_out(Region {
@@ -176,10 +186,22 @@ fn assemble(
         });
     };
     let mut main = List::default();
-    address_space::add(assembler, &mut main, &alive.memory, files, &here.vdso, region)?;
+    address_space::add(
+        assembler,
+        &mut main,
+        &alive.memory,
+        files,
+        &here.vdso,
+        region,
+    )?;
     // Everything but what it waits by; what is the program's own was moved below before.
     let first = i64::from(waiting.go + 1).cast_unsigned();
-    main.call(assembler, "close files", calls::CLOSE_RANGE, [first, u64::from(u32::MAX), 0]);
+    main.call(
+        assembler,
+        "close files",
+        calls::CLOSE_RANGE,
+        [first, u64::from(u32::MAX), 0],
+    );
     process::signals(assembler, &mut main, pid, alive);
     for thread in others {
         let mut list = List::default();
@@ -201,7 +223,12 @@ fn assemble(
     thread::become_itself(assembler, &mut main, leader, alive.dumpable);
     thread::end(assembler, &mut main, leader, waiting, |assembler, list| {
         let range = [waiting.failure, waiting.go].map(|number| i64::from(number).cast_unsigned());
-        list.call(assembler, "close files", calls::CLOSE_RANGE, [range[0], range[1], 0]);
+        list.call(
+            assembler,
+            "close files",
+            calls::CLOSE_RANGE,
+            [range[0], range[1], 0],
+        );
         if let Some(signal) = alive.stopped_by {
             let arguments = [pid, signal].map(|number| i64::from(number).cast_unsigned());
             list.call(assembler, "stop", calls::KILL, arguments);
@@ -233,7 +260,8 @@ impl Opened {
         let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = rustix::fs::open(path, flags, Mode::empty())
             .map_err(NativeError::file("open", path))?;
-        self.lift(file.as_fd()).map_err(NativeError::file("open", path))
+        self.lift(file.as_fd())
+            .map_err(NativeError::file("open", path))
     }
 
     /// A copy above the floor.

@@ -21,9 +21,15 @@ pub(super) fn signals(assembler: &mut Assembler, list: &mut List, pid: i32, aliv
         let action = set.map_or(default, |action| {
             assembler.add_words([action.handler, action.flags, action.restorer, action.mask])
         });
-        let arguments = [i64::from(signal).cast_unsigned(), action, 0, SIGNAL_SET_BYTES];
+        let arguments = [
+            i64::from(signal).cast_unsigned(),
+            action,
+            0,
+            SIGNAL_SET_BYTES,
+        ];
         // KILL and STOP have none.
-        list.call(assembler, words, calls::RT_SIGACTION, arguments).expect = match signal {
+        list.call(assembler, words, calls::RT_SIGACTION, arguments)
+            .expect = match signal {
             9 | 19 => Expect::Anything,
             _ => Expect::Success,
         };
@@ -51,7 +57,12 @@ pub(super) fn thread_signals(
             number_of(pending),
             info,
         ];
-        list.call(assembler, "set up signals", calls::RT_TGSIGQUEUEINFO, arguments);
+        list.call(
+            assembler,
+            "set up signals",
+            calls::RT_TGSIGQUEUEINFO,
+            arguments,
+        );
     }
 }
 

@@ -36,15 +36,30 @@ const GS_BASE: usize = 22;
 pub(super) fn begin(assembler: &mut Assembler, list: &mut List, thread: &Thread) {
     let base = |at: usize| thread.registers.get(at).copied().unwrap_or(0);
     let words = "set up a thread";
-    list.call(assembler, words, calls::ARCH_PRCTL, [ARCH_SET_FS, base(FS_BASE)]);
+    list.call(
+        assembler,
+        words,
+        calls::ARCH_PRCTL,
+        [ARCH_SET_FS, base(FS_BASE)],
+    );
     if base(GS_BASE) != 0 {
-        list.call(assembler, words, calls::ARCH_PRCTL, [ARCH_SET_GS, base(GS_BASE)]);
+        list.call(
+            assembler,
+            words,
+            calls::ARCH_PRCTL,
+            [ARCH_SET_GS, base(GS_BASE)],
+        );
     }
     let (head, length) = thread.robust_list;
     if head != 0 {
         list.call(assembler, words, calls::SET_ROBUST_LIST, [head, length]);
     }
-    list.call(assembler, words, calls::SET_TID_ADDRESS, [thread.clear_tid_address]);
+    list.call(
+        assembler,
+        words,
+        calls::SET_TID_ADDRESS,
+        [thread.clear_tid_address],
+    );
     if let Some(rseq) = thread.rseq {
         let arguments = [
             rseq.address,
@@ -108,7 +123,8 @@ pub(super) fn become_itself(
     } = &thread.credentials;
     let words = "take on its identity";
     let setting = |assembler: &mut Assembler, list: &mut List, option, value| {
-        list.call(assembler, words, calls::PRCTL, [option, value, 0, 0, 0]).expect = Expect::Success;
+        list.call(assembler, words, calls::PRCTL, [option, value, 0, 0, 0])
+            .expect = Expect::Success;
     };
     setting(assembler, list, PR_SET_SECUREBITS, NO_SETUID_FIXUP);
     for capability in 0..64_u64 {
@@ -127,12 +143,22 @@ pub(super) fn become_itself(
     list.call(assembler, words, calls::SETGROUPS, [count, list_of_groups]);
     let ids = |ids: &[u32; 4]| ids.map(u64::from);
     let [real, effective_group, saved, file_system] = ids(groups);
-    list.call(assembler, words, calls::SETRESGID, [real, effective_group, saved]);
+    list.call(
+        assembler,
+        words,
+        calls::SETRESGID,
+        [real, effective_group, saved],
+    );
     if file_system != effective_group {
         list.call(assembler, words, calls::SETFSGID, [file_system]);
     }
     let [real, effective_user, saved, file_system] = ids(users);
-    list.call(assembler, words, calls::SETRESUID, [real, effective_user, saved]);
+    list.call(
+        assembler,
+        words,
+        calls::SETRESUID,
+        [real, effective_user, saved],
+    );
     if file_system != effective_user {
         list.call(assembler, words, calls::SETFSUID, [file_system]);
     }

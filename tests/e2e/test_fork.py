@@ -1,5 +1,6 @@
 """What is new in a restored sandbox, and what is not (one test each)."""
 
+import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ from internet import HERE, HTTP_PORT, QUIET_PORT, TCP_PORT, THERE, internet, pac
 from servers_inside import ECHO, start
 from waiting import eventually
 
-FORKS = 1000
+FORKS = int(os.environ.get("FERMATA_TEST_FORKS", "1000"))
 # So many at the same time.
 BATCH = 50
 

@@ -144,9 +144,10 @@ impl CheckpointError {
             {
                 CheckpointErrorKind::NoSpace
             }
-            Self::Busy { .. } | Self::NotRestored { .. } | Self::EngineEnded { .. } | Self::TimedOut { .. } => {
-                CheckpointErrorKind::Retryable
-            }
+            Self::Busy { .. }
+            | Self::NotRestored { .. }
+            | Self::EngineEnded { .. }
+            | Self::TimedOut { .. } => CheckpointErrorKind::Retryable,
             Self::AtInstant(_)
             | Self::BeforeResume(_)
             | Self::Conversation { .. }

@@ -9,8 +9,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("pool", &["sys"]),
     ("agent", &["sys", "protocol"]),
-    ("checkpoint", &["sys", "protocol"]),
-    ("shim", &["sys", "protocol", "checkpoint"]),
+    ("native", &["sys"]),
+    ("checkpoint", &["sys", "protocol", "native"]),
+    ("shim", &["sys", "protocol", "checkpoint", "native"]),
     ("runtime", &["sys", "protocol"]),
     (
         "engine",

@@ -130,11 +130,7 @@ for line in sys.stdin:
             let seized = Seized::take(guest.pid(), &[guest.pid()]).unwrap();
             let into = directory.path().join(turn.to_string());
             std::fs::create_dir(&into).unwrap();
-            drop(
-                seized
-                    .hold(&into, Vec::new(), Path::new("/"))
-                    .unwrap(),
-            );
+            drop(seized.hold(&into, Vec::new(), Path::new("/")).unwrap());
             seized.let_go();
             assert_eq!(guest.ask("b"), format!("b {} 2", 104 + turn));
         }

@@ -15,10 +15,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use fermata_protocol::shim::{
-    Captured, Done, Exit, Failure, Instant, Request, Response, StatusResult, Unheld, request::Call, response::Result as Answer,
-};
 use fermata_native::NativeError;
+use fermata_protocol::shim::{
+    Captured, Done, Exit, Failure, Instant, Request, Response, StatusResult, Unheld, request::Call,
+    response::Result as Answer,
+};
 use fermata_protocol::{CgroupSpec, ExitRecord, ShimSpec, frame, run_files};
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -208,12 +209,7 @@ impl Connection {
         Next::Keep
     }
 
-    fn handle(
-        &mut self,
-        request: Request,
-        spec: &ShimSpec,
-        started: &Started,
-    ) -> Option<Answer> {
+    fn handle(&mut self, request: Request, spec: &ShimSpec, started: &Started) -> Option<Answer> {
         let cgroup = &spec.cgroup;
         let done = |result: Result<(), ShimError>| {
             Some(match result {

@@ -139,7 +139,18 @@ impl Operation {
         let [a, b, c, d, e, f] = self.arguments;
         let (words, length) = self.complaint;
         let all = [
-            self.number, a, b, c, d, e, f, kind, expected, self.child, words, length,
+            self.number,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            kind,
+            expected,
+            self.child,
+            words,
+            length,
         ];
         let mut bytes = [0; OPERATION_BYTES];
         for (slot, word) in bytes.as_chunks_mut().0.iter_mut().zip(all) {

@@ -125,7 +125,10 @@ pub fn place_program(base: u64, bytes: &[u8], code_bytes: u64) -> io::Result<()>
     }
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let code_bytes_here = usize::try_from(code_bytes).map_err(|_| invalid())?;
-    let data_bytes = bytes.len().checked_sub(code_bytes_here).ok_or_else(invalid)?;
+    let data_bytes = bytes
+        .len()
+        .checked_sub(code_bytes_here)
+        .ok_or_else(invalid)?;
     let parts = [
         (base, code_bytes_here, 0, ProtFlags::READ | ProtFlags::EXEC),
         (

@@ -136,7 +136,7 @@ mod tests {
                 memory
                     .cast::<u8>()
                     .wrapping_add(page * PAGE)
-                    .write_volatile(1)
+                    .write_volatile(1);
             };
         }
         // SAFETY: inside of the mapping; reading maps the zero page.

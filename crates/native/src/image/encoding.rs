@@ -24,7 +24,7 @@ impl Image {
     /// `Image`: it is too large to be written.
     pub fn encode(&self) -> Result<Vec<u8>, NativeError> {
         let line = format!("{FORMAT} {VERSION}\n").into_bytes();
-        postcard::to_extend(self, line).map_err(damaged)
+        postcard::to_extend(self, line).map_err(|error| damaged(&error))
     }
 
     /// Reads what [`Image::encode`] has made.
@@ -38,7 +38,7 @@ impl Image {
             .ok_or_else(|| NativeError::Image {
                 reason: format!("it does not begin with \"{}\"", line.trim_end()),
             })?;
-        postcard::from_bytes(body).map_err(damaged)
+        postcard::from_bytes(body).map_err(|error| damaged(&error))
     }
 
     /// Reads a snapshot's state.
@@ -60,7 +60,7 @@ impl Image {
     }
 }
 
-fn damaged(error: postcard::Error) -> NativeError {
+fn damaged(error: &postcard::Error) -> NativeError {
     NativeError::Image {
         reason: error.to_string(),
     }

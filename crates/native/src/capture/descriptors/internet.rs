@@ -58,12 +58,17 @@ impl Opened<'_> {
         } else {
             self.stream_state()?
         };
+        let mut held = self.options(&levels)?;
+        if matches!(state, InternetState::Broken) {
+            // What came of both ends' wishes, not what can be asked for.
+            held.retain(|option| (option.level, option.name) != options::NEGOTIATED);
+        }
         let socket = InternetSocket {
             is_v6,
             is_datagram,
             local: (local.port() != 0).then_some(local),
             state,
-            options: self.options(&levels)?,
+            options: held,
         };
         Ok(match (state, peer) {
             (InternetState::Broken, Some(peer)) => Kind::Connection(Connection {

@@ -23,6 +23,9 @@ pub(crate) const PEEK_OFFSET: i32 = 42;
 /// `SO_BUF_LOCK`
 const BUFFER_LOCK: i32 = 72;
 
+/// `TCP_MAXSEG`
+pub(crate) const NEGOTIATED: (i32, i32) = (TCP, 2);
+
 /// Of every socket, by asm-generic/socket.h: what a program can set and ask for. The lock of the buffer sizes comes after them, since
 /// setting a size sets the lock.
 pub(crate) const OF_SOCKET: &[i32] = &[

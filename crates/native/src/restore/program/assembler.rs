@@ -65,11 +65,6 @@ impl List {
         let last = self.operations.len() - 1;
         &mut self.operations[last]
     }
-
-    #[cfg(test)]
-    pub(crate) fn operations(&self) -> &[Operation] {
-        &self.operations
-    }
 }
 
 /// A program for one address.

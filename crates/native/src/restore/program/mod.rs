@@ -14,10 +14,11 @@ mod process;
 mod thread;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
-use fermata_sys::interpreter::{Entry, calls};
+use fermata_sys::interpreter::{self, calls};
 use fermata_sys::own_process;
 use rustix::fs::{Mode, OFlags};
 
@@ -160,7 +161,7 @@ impl Program {
         })?;
         // The program closes them.
         std::mem::forget(files);
-        own_process::enter_program(Entry {
+        own_process::enter_program(interpreter::Entry {
             code: base,
             list,
             report,
@@ -293,9 +294,8 @@ impl Opened {
                 _ => continue,
             };
             let key = (path.clone(), writable);
-            if !by_path.contains_key(&key) {
-                let number = self.open(path, writable)?;
-                by_path.insert(key, number);
+            if let Entry::Vacant(vacant) = by_path.entry(key) {
+                vacant.insert(self.open(path, writable)?);
             }
         }
         Ok(Files {

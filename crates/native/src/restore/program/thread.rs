@@ -175,11 +175,14 @@ pub(super) fn become_itself(
         install(assembler, list, &thread.seccomp);
     }
     let header = assembler.add_words([CAPABILITY_VERSION]);
-    let half = |mask: &u64, shift: u32| mask >> shift & 0xffff_ffff;
+    let half = |mask: &u64, shift: u32| {
+        let bytes = (mask >> shift).to_le_bytes();
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    };
     let mut sets = Vec::new();
     for shift in [0, 32] {
         for set in [effective, permitted, inheritable] {
-            sets.extend_from_slice(&(half(set, shift) as u32).to_ne_bytes());
+            sets.extend_from_slice(&half(set, shift).to_ne_bytes());
         }
     }
     let sets = assembler.add(&sets, 8);

@@ -18,8 +18,12 @@ pub(crate) const SEND_BUFFER: i32 = 7;
 pub(crate) const RECEIVE_BUFFER: i32 = 8;
 /// `SO_PASSCRED`
 pub(crate) const PASS_CREDENTIALS: i32 = 16;
+/// `SO_PASSPIDFD`
+pub(crate) const PASS_PIDFD: i32 = 76;
 /// `SO_PEEK_OFF`
 pub(crate) const PEEK_OFFSET: i32 = 42;
+/// `IPV6_V6ONLY`
+pub(crate) const ONLY_V6: i32 = 26;
 /// `SO_BUF_LOCK`
 const BUFFER_LOCK: i32 = 72;
 
@@ -56,7 +60,7 @@ pub(crate) const OF_SOCKET: &[i32] = &[
     69,
     BUFFER_LOCK,
     74,
-    76,
+    PASS_PIDFD,
     83,
 ];
 /// linux/tcp.h
@@ -74,6 +78,18 @@ pub(crate) const OF_IP: &[i32] = &[
 pub(crate) const OF_IPV6: &[i32] = &[
     16, 17, 18, 19, 23, 25, 26, 29, 31, 33, 49, 51, 53, 55, 57, 58, 60, 62, 66, 67, 70, 72, 73, 74,
     75, 76, 78,
+];
+
+/// `TCP_MAXSEG`; `IPV6_V6ONLY`, which an address implies; `IP_MULTICAST_IF`, `_TTL`, `_LOOP`; `IPV6_MULTICAST_IF`, `_HOPS`, `_LOOP`
+pub(crate) const NOT_OF_STREAMS: [(i32, i32); 8] = [
+    (TCP, 2),
+    (IPV6, ONLY_V6),
+    (IP, 32),
+    (IP, 33),
+    (IP, 34),
+    (IPV6, 17),
+    (IPV6, 18),
+    (IPV6, 19),
 ];
 
 /// The value of an option among others.

@@ -26,6 +26,7 @@ pub mod seccomp;
 pub mod shared_words;
 pub mod sharing;
 pub mod socket;
+pub mod tcp_repair;
 pub mod terminal;
 pub mod terminal_state;
 pub mod tracee;

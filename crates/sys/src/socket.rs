@@ -73,3 +73,102 @@ pub fn filter_length(socket: BorrowedFd<'_>) -> io::Result<u32> {
     }
     Ok(length)
 }
+
+/// How many bytes a stream has sent that the other end has not acknowledged (TCP) or received (unix).
+///
+/// # Errors
+/// What the ioctl says.
+pub fn outgoing_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes an int. (`SIOCOUTQ` has the number of `TIOCOUTQ`.)
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    u32::try_from(bytes).map_err(io::Error::other)
+}
+
+/// Sends a message with descriptors, by number, without waiting.
+///
+/// # Errors
+/// What `sendmsg(2)` says.
+pub fn pass_descriptors(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    numbers: &[i32],
+) -> io::Result<usize> {
+    let payload = u32::try_from(size_of_val(numbers)).map_err(io::Error::other)?;
+    // SAFETY: plain arithmetic.
+    let space = unsafe { libc::CMSG_SPACE(payload) } as usize;
+    // Of words, as a header has to be aligned.
+    let mut control = vec![0_u64; space.div_ceil(size_of::<u64>())];
+    let mut piece = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a message of nothing.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = space;
+    // SAFETY: `control` has room for a header and the payload, so the first header and its data are within it.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(payload) as usize;
+        std::ptr::copy_nonoverlapping(
+            numbers.as_ptr().cast::<u8>(),
+            libc::CMSG_DATA(header),
+            payload as usize,
+        );
+    }
+    // SAFETY: all that the message points to lives until the call returns; the kernel only reads it.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const message,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// How many bytes from the peek offset on belong to messages of a unix stream that end within `buffer`, which gets them. Where one
+/// message ends and the next begins shows in nothing else: one that goes on behind the buffer goes on where no memory is, and is
+/// not counted.
+///
+/// # Errors
+/// What `recvmsg(2)` says.
+pub fn peek_whole_messages(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut pieces = [
+        libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        },
+        libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 1 << 20,
+        },
+    ];
+    // SAFETY: a message of nothing.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len();
+    // SAFETY: the kernel writes to `buffer`, and fails to write to the null page.
+    let length = unsafe {
+        libc::recvmsg(
+            socket.as_raw_fd(),
+            &raw mut message,
+            libc::MSG_PEEK | libc::MSG_DONTWAIT,
+        )
+    };
+    match usize::try_from(length) {
+        Ok(length) => Ok(length),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+            error => Err(error),
+        },
+    }
+}

@@ -11,7 +11,7 @@ pub mod tree;
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use fermata_sys::own_process;
 
@@ -36,28 +36,57 @@ pub struct Signals {
 /// Becomes the tree: the calling process is process 1 of new namespaces, in its root, with one thread.
 ///
 /// # Errors
-/// `Restore`, `Image`, `File`; what fails in another process is told by [`Signals::failure`].
+/// `Restore`, `Image`, `File`. They have been told by [`Signals::failure`], as those of all processes are.
 pub fn play_on(image: &Image, pages: OwnedFd, signals: Signals) -> Result<Infallible, NativeError> {
-    let init = image.processes.first().ok_or_else(|| NativeError::Image {
-        reason: "it has no process".to_owned(),
-    })?;
-    let failed = failed(init);
-    own_process::raise_file_limit().map_err(failed("raise the limit of open files"))?;
-    let floor = floor(image)?;
+    // By number: once the descriptors are in place, this may be another's.
+    let early = signals
+        .failure
+        .try_clone()
+        .map_or(-1, IntoRawFd::into_raw_fd);
     let (waiting, failure, pages) =
-        lift(floor, signals, pages).map_err(failed("move descriptors"))?;
+        make_way(image, signals, pages).inspect_err(|error| tell(early, error))?;
+    let begun = begin(image, pages, waiting).and_then(|growing| {
+        let plan = plan(&image.processes, &foregrounds(image))?;
+        Ok((growing, plan))
+    });
+    let (mut growing, plan) = begun.inspect_err(|error| tell(waiting.failure, error))?;
+    grow(&plan, failure.as_fd(), &mut growing)
+}
+
+fn make_way(
+    image: &Image,
+    signals: Signals,
+    pages: OwnedFd,
+) -> Result<(Waiting, OwnedFd, OwnedFd), NativeError> {
+    let failed = failed(first(image)?);
+    own_process::raise_file_limit().map_err(failed("raise the limit of open files"))?;
+    lift(floor(image)?, signals, pages).map_err(failed("move descriptors"))
+}
+
+fn begin(image: &Image, pages: OwnedFd, waiting: Waiting) -> Result<Growing, NativeError> {
     let above = waiting.go + 1;
-    let objects = objects::make(&image.shared_objects, pages.as_fd(), above)
-        .map_err(failed("make the shared memory"))?;
-    let descriptions = descriptors::open(image, &objects, above)?;
-    let plan = plan(&image.processes, &foregrounds(image))?;
-    let mut growing = Growing {
-        descriptions,
+    let objects = objects::make(&image.shared_objects, pages.as_fd(), above).map_err(failed(
+        first(image)?,
+    )(
+        "make the shared memory",
+    ))?;
+    Ok(Growing {
+        descriptions: descriptors::open(image, &objects, above)?,
         pages,
         objects,
         waiting,
-    };
-    grow(&plan, failure.as_fd(), &mut growing)
+    })
+}
+
+fn first(image: &Image) -> Result<&Process, NativeError> {
+    image.processes.first().ok_or_else(|| NativeError::Image {
+        reason: "it has no process".to_owned(),
+    })
+}
+
+/// Last words, to a descriptor that is known by its number.
+fn tell(number: RawFd, error: &NativeError) {
+    own_process::write_to(number, chain(error).as_bytes());
 }
 
 /// The groups that terminals have in their foreground, by the sessions that they control.
@@ -176,7 +205,7 @@ impl Growth for Growing {
             .install(&alive.descriptors, program.keep())?;
         let Err(error) = program.run(&owner(process));
         // Nothing but what the program keeps is open any more.
-        own_process::write_to(self.waiting.failure, chain(&error).as_bytes());
+        tell(self.waiting.failure, &error);
         Err(error)
     }
 }

@@ -28,7 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("socket_options_are_kept", options),
     ("a_peer_outside_is_refused", outside),
-    ("a_descriptor_on_its_way_is_refused", rights),
+    ("descriptors_on_their_way_arrive", rights),
     ("a_connection_not_yet_accepted_is_refused", backlog),
 ];
 
@@ -303,11 +303,74 @@ fn outside() {
 }
 
 fn rights() {
-    let reason = refused(|| {
-        let (one, _other) = put_pair(SocketType::STREAM);
-        super::counters::send_away(&one, &one);
-    });
-    assert!(reason.contains("descriptors not yet received"), "{reason}");
+    held(
+        || {
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            rustix::io::write(&writer, b"in the pipe").unwrap();
+            for kind in [SocketType::STREAM, SocketType::DGRAM] {
+                let (one, other) = pair(kind);
+                rustix::net::send(&one, b"before", SendFlags::empty()).unwrap();
+                super::counters::send_away(&one, &reader);
+                rustix::net::send(&one, b"after", SendFlags::empty()).unwrap();
+                // On its way to itself by way of the other.
+                super::counters::send_away(&one, &one);
+                let first = if kind == SocketType::STREAM { 100 } else { 102 };
+                put(first, one);
+                put(first + 1, other);
+            }
+        },
+        || {
+            let mut readers = Vec::new();
+            for first in [100, 102] {
+                let (one, other) = (take(first), take(first + 1));
+                // A read of a stream does not end before the message that something comes with.
+                assert_eq!(receive_plain(&other, 6), b"before");
+                let (bytes, mut passed) = receive(&other, 64);
+                assert_eq!((bytes.as_slice(), passed.len()), (&b"x"[..], 1));
+                readers.extend(passed.pop());
+                assert_eq!(receive_plain(&other, 5), b"after");
+                let (bytes, passed) = receive(&other, 64);
+                assert_eq!((bytes.as_slice(), passed.len()), (&b"x"[..], 1));
+                assert!(is_same(&passed[0], &one));
+            }
+            assert!(is_same(&readers[0], &readers[1]));
+            let mut bytes = [0; 64];
+            let length = rustix::io::read(&readers[0], &mut bytes).unwrap();
+            assert_eq!(&bytes[..length], b"in the pipe");
+        },
+    );
+}
+
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    use std::os::fd::AsFd as _;
+    fermata_sys::open_file::compare(one.as_fd(), other.as_fd())
+        .unwrap()
+        .is_eq()
+}
+
+fn receive_plain(socket: &OwnedFd, most: usize) -> Vec<u8> {
+    let (bytes, passed) = receive(socket, most);
+    assert!(passed.is_empty(), "{:?}", String::from_utf8_lossy(&bytes));
+    bytes
+}
+
+fn receive(socket: &OwnedFd, most: usize) -> (Vec<u8>, Vec<OwnedFd>) {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, recvmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = vec![0; most];
+    let pieces = &mut [std::io::IoSliceMut::new(&mut bytes)];
+    let received = recvmsg(socket, pieces, &mut control, RecvFlags::DONTWAIT).unwrap();
+    bytes.truncate(received.bytes);
+    let passed = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(files) => Some(files),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    (bytes, passed)
 }
 
 fn backlog() {

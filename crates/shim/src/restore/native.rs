@@ -89,7 +89,8 @@ pub(super) fn restore(spec: &ShimSpec, images: &Path) -> Result<Started, ShimErr
             drop((go.writer, failure.reader, arrived.reader, play.writer));
             let failure = inherited.signals.failure.try_clone();
             let Err(error) = become_tree(spec, &image, inherited);
-            if let Ok(failure) = failure {
+            // The engine has told its own, and this number may be another's by now.
+            if let (Ok(failure), false) = (failure, matches!(error, ShimError::Native(_))) {
                 let _ = File::from(failure).write_all(error_chain(&error).as_bytes());
             }
             child::leave();

@@ -5,12 +5,13 @@ use std::os::fd::AsFd as _;
 
 use fermata_sys::socket::option;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketType, getpeername, getsockname};
+use rustix::net::{AddressFamily, RecvFlags, SocketType, getpeername, getsockname, recv};
 
+use super::Kind;
+use super::connections::{Connection, agreement};
 use super::opened::Opened;
-use super::{Found, Kind};
 use crate::NativeError;
-use crate::image::{InternetSocket, InternetState, OpenFile, options};
+use crate::image::{InternetSocket, InternetState, OpenFile, SocketOption, options};
 
 /// `TCP_INFO`, and its states (`tcp_states.h`).
 const INFORMATION: i32 = 11;
@@ -18,12 +19,6 @@ const CLOSED: u8 = 7;
 const LISTENING: u8 = 10;
 /// `tcpi_sacked`, which for a listening socket is its backlog.
 const BACKLOG_AT: usize = 28;
-
-/// A TCP connection as it was found: whether it can be held depends on who has its other end.
-pub(super) struct Connection {
-    pub(super) socket: InternetSocket,
-    ends: (SocketAddr, SocketAddr),
-}
 
 impl Opened<'_> {
     pub(super) fn internet(
@@ -50,52 +45,84 @@ impl Opened<'_> {
             .ok()
             .flatten()
             .and_then(|address| SocketAddr::try_from(address).ok());
-        let state = if is_datagram {
-            self.refuse_unread()?;
-            peer.map_or(InternetState::Unconnected, |peer| {
-                InternetState::Connected { peer }
-            })
-        } else {
-            self.stream_state()?
-        };
-        let mut held = self.options(&levels)?;
-        if matches!(state, InternetState::Broken) {
-            // What came of both ends' wishes, not what can be asked for.
-            held.retain(|option| (option.level, option.name) != options::NEGOTIATED);
-        }
-        let socket = InternetSocket {
+        let mut socket = InternetSocket {
             is_v6,
             is_datagram,
             local: (local.port() != 0).then_some(local),
-            state,
-            options: held,
+            state: InternetState::Unconnected,
+            options: self.options(&levels)?,
         };
-        Ok(match (state, peer) {
-            (InternetState::Broken, Some(peer)) => Kind::Connection(Connection {
-                socket,
-                ends: (canonical(local), canonical(peer)),
-            }),
-            _ => Kind::Complete(OpenFile::Internet(socket)),
+        if !is_datagram {
+            // Some cannot be set, or tell what came of both ends' wishes.
+            socket.options.retain(options::is_of_streams);
+        }
+        if is_datagram {
+            self.refuse_unread()?;
+            if let Some(peer) = peer {
+                socket.state = InternetState::Connected { peer };
+            }
+            return Ok(Kind::Complete(OpenFile::Internet(socket)));
+        }
+        let information = option(self.file.as_fd(), options::TCP, INFORMATION)
+            .map_err(self.failed("ask for the state of a socket"))?;
+        let state = *information.first().ok_or_else(|| self.not_understood())?;
+        match (state, peer) {
+            (LISTENING, _) => socket.state = self.listening(&information)?,
+            (CLOSED, _) if !self.has_ended()? => {}
+            (CLOSED, _) => {
+                socket.state = InternetState::Ended {
+                    queue: self.received(&socket.options)?,
+                    reset: self.events(PollFlags::IN)?.contains(PollFlags::ERR),
+                };
+            }
+            (_, Some(remote)) => {
+                let agreement = agreement(&information).ok_or_else(|| self.not_understood())?;
+                return Ok(Kind::Connection(Connection {
+                    queue: self.received(&socket.options)?,
+                    socket,
+                    state,
+                    ends: (local, remote),
+                    is_deaf: self.has_ended()?,
+                    agreement,
+                }));
+            }
+            // On its way to somewhere.
+            (_, None) => socket.state = InternetState::Broken,
+        }
+        Ok(Kind::Complete(OpenFile::Internet(socket)))
+    }
+
+    fn listening(&self, information: &[u8]) -> Result<InternetState, NativeError> {
+        let backlog = information
+            .get(BACKLOG_AT..)
+            .and_then(|bytes| bytes.first_chunk())
+            .ok_or_else(|| self.not_understood())?;
+        Ok(InternetState::Listening {
+            backlog: u32::from_ne_bytes(*backlog),
         })
     }
 
-    fn stream_state(&self) -> Result<InternetState, NativeError> {
-        let information = option(self.file.as_fd(), options::TCP, INFORMATION)
-            .map_err(self.failed("ask for the state of a socket"))?;
-        let state = information.first().copied();
-        match state.ok_or_else(|| self.not_understood())? {
-            LISTENING => {
-                let backlog = information
-                    .get(BACKLOG_AT..)
-                    .and_then(|bytes| bytes.first_chunk())
-                    .ok_or_else(|| self.not_understood())?;
-                Ok(InternetState::Listening {
-                    backlog: u32::from_ne_bytes(*backlog),
-                })
-            }
-            CLOSED if !self.has_ended()? => Ok(InternetState::Unconnected),
-            _ => Ok(InternetState::Broken),
+    /// What was received and not read.
+    fn received(&self, held: &[SocketOption]) -> Result<Vec<u8>, NativeError> {
+        let offset = options::number(held, options::SOCKET, options::PEEK_OFFSET);
+        if offset.is_some_and(|offset| offset != -1) {
+            return Err(self.unheld("is a TCP socket that is being peeked into (SO_PEEK_OFF)"));
         }
+        if self.events(PollFlags::PRI)?.contains(PollFlags::PRI) {
+            return Err(self.unheld("is a TCP socket with urgent data"));
+        }
+        let waiting = rustix::io::ioctl_fionread(self.file)
+            .map_err(self.failed("ask how much a socket has received"))?;
+        let mut queue = vec![0; usize::try_from(waiting).map_err(|_| self.not_understood())?];
+        if !queue.is_empty() {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let (length, _) = recv(self.file, queue.as_mut_slice(), flags)
+                .map_err(self.failed("peek into a socket"))?;
+            if length != queue.len() {
+                return Err(self.unheld("is a TCP socket that could not be read whole"));
+            }
+        }
+        Ok(queue)
     }
 
     /// A closed socket that was connected before says so; one that never was does not.
@@ -118,19 +145,4 @@ impl Opened<'_> {
         poll(&mut polled, Some(&Timespec::default())).map_err(self.failed("poll a socket"))?;
         Ok(polled[0].revents())
     }
-}
-
-impl Connection {
-    /// It ends unless its other end is in the tree too.
-    pub(super) fn leads_outside(&self, found: &[Found]) -> bool {
-        let (local, peer) = self.ends;
-        !found.iter().any(
-            |other| matches!(&other.kind, Kind::Connection(other) if other.ends == (peer, local)),
-        )
-    }
-}
-
-/// An IPv6 socket may be the other end of an IPv4 one.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

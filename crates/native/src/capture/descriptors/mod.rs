@@ -9,6 +9,7 @@
 //! A duplicate answers every question (`fcntl`, `getsockopt`, `ioctl`, `MSG_PEEK`) without a word to the process. It also keeps the
 //! description open, which nobody must notice: all are closed when the collector goes, which has to be before the tree runs on.
 
+mod connections;
 mod counters;
 mod diagnosis;
 mod fdinfo;
@@ -17,6 +18,7 @@ mod opened;
 mod paths;
 mod pipes;
 mod polls;
+mod queues;
 mod removed;
 mod sockets;
 mod terminals;
@@ -37,9 +39,9 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getrli
 use super::Task;
 use crate::image::{Description, Descriptions, Descriptor, Lock, LockKind, OpenFile};
 use crate::{NativeError, Owner};
+use connections::Connection;
 use diagnosis::UnixDiagnosis;
 use fdinfo::FdInfo;
-use internet::Connection;
 use opened::Opened;
 use pipes::PipeEnds;
 use polls::Watched;
@@ -202,7 +204,7 @@ impl<'a> DescriptorCollector<'a> {
             let info = FdInfo::read(&process, number).map_err(failed("read a descriptor"))?;
             let file = rustix::process::pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())
                 .map_err(|error| failed("duplicate a descriptor")(error.into()))?;
-            let description = self.add(task, &process, number, &info, file)?;
+            let description = self.add(task, &process, number, number, &info, file)?;
             descriptors.push(Descriptor {
                 number,
                 description,
@@ -221,6 +223,7 @@ impl<'a> DescriptorCollector<'a> {
     /// # Errors
     /// [`NativeError::Unheld`] for what cannot be held.
     pub fn finish(mut self) -> Result<Descriptions, NativeError> {
+        self.read_queues()?;
         let pipes = std::mem::take(&mut self.pipes)
             .into_iter()
             .map(|ends| ends.read(&self.found))
@@ -237,12 +240,7 @@ impl<'a> DescriptorCollector<'a> {
                     self.removed(found, *position, &names, &mut nameless)?
                 }
                 Kind::Unix(end) => self.connected(found, end)?,
-                Kind::Connection(connection) => {
-                    if !connection.leads_outside(&self.found) {
-                        return Err(found.unheld("is a TCP connection within the sandbox"));
-                    }
-                    OpenFile::Internet(connection.socket.clone())
-                }
+                Kind::Connection(connection) => self.stream(found, connection)?,
             };
             list.push(Description {
                 flags: found.flags,
@@ -258,12 +256,13 @@ impl<'a> DescriptorCollector<'a> {
         })
     }
 
-    /// The place of a description, looked at if it is new.
+    /// The place of a description, looked at if it is new. `at` is its number in `process`.
     fn add(
         &mut self,
         task: &Task,
         process: &OwnedFd,
         number: i32,
+        at: i32,
         info: &FdInfo,
         file: OwnedFd,
     ) -> Result<u32, NativeError> {
@@ -274,7 +273,7 @@ impl<'a> DescriptorCollector<'a> {
                 "belongs to a process without root",
             ));
         };
-        let opened = Opened::new(task, number, info, &file, process, root.as_fd())?;
+        let opened = Opened::new(task, number, at, info, &file, process, root.as_fd())?;
         let identity = opened.identity();
         let (place, known) =
             self.search(identity, file.as_fd())

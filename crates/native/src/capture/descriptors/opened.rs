@@ -29,6 +29,7 @@ impl<'a> Opened<'a> {
     pub(super) fn new(
         task: &'a Task,
         number: i32,
+        at: i32,
         info: &'a FdInfo,
         file: &'a OwnedFd,
         process: &'a OwnedFd,
@@ -42,7 +43,7 @@ impl<'a> Opened<'a> {
             }
         };
         let stat = rustix::fs::fstat(file).map_err(failed("look at a descriptor"))?;
-        let link = rustix::fs::readlinkat(process, format!("fd/{number}"), Vec::with_capacity(256))
+        let link = rustix::fs::readlinkat(process, format!("fd/{at}"), Vec::with_capacity(256))
             .map_err(failed("read the path of a descriptor"))?
             .into_string()
             .map_err(|_| Self::unheld_as(task, number, "has a name that is not UTF-8"))?;

@@ -1,26 +1,22 @@
 //! Unix sockets.
 
-use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use fermata_sys::socket::set_option;
 use rustix::event::PollFlags;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrUnix, SocketType, getsockname, recvmsg,
-};
+use rustix::net::{SocketAddrUnix, SocketType, getsockname};
 
 use super::diagnosis::{UnixDiagnosis, unix_sockets};
 use super::opened::Opened;
 use super::{DescriptorCollector, Found, Kind, place_in_list};
 use crate::NativeError;
-use crate::image::{OpenFile, UnixFile, UnixName, UnixSocket, UnixState, options};
+use crate::image::{OpenFile, UnixFile, UnixName, UnixSocket, UnixState};
 
-/// A connected unix socket, whose peer is known by inode only until all are found.
+/// A unix socket whose queue was not read yet, and whose peer is known by inode only, until all are found.
 pub(super) struct UnixEnd {
-    socket: UnixSocket,
-    peer: u32,
+    pub(super) socket: UnixSocket,
+    peer: Option<u32>,
 }
 
 const BOTH_WAYS: u8 = 3;
@@ -46,18 +42,21 @@ impl DescriptorCollector<'_> {
 
     /// The same with the peer's description.
     pub(super) fn connected(&self, own: &Found, end: &UnixEnd) -> Result<OpenFile, NativeError> {
+        let Some(peer) = end.peer else {
+            return Ok(OpenFile::Unix(end.socket.clone()));
+        };
         let peer = self
             .found
             .iter()
             .position(|other| {
-                other.identity.1 == u64::from(end.peer) && matches!(other.kind, Kind::Unix(_))
+                other.identity.1 == u64::from(peer) && matches!(other.kind, Kind::Unix(_))
             })
             .ok_or_else(|| {
                 own.unheld("is a unix socket whose other end is held outside the sandbox")
             })?;
         let is_mutual = matches!(
             &self.found[peer].kind,
-            Kind::Unix(back) if u64::from(back.peer) == own.identity.1
+            Kind::Unix(back) if back.peer.map(u64::from) == Some(own.identity.1)
         );
         if !is_mutual {
             return Err(own.unheld("is a datagram socket connected to one that is not to it"));
@@ -97,31 +96,19 @@ impl Opened<'_> {
             Some(0) => return Err(self.unheld("is a unix socket not yet accepted by its peer")),
             Some(peer) => UnixState::Connected { peer },
         };
-        let queue = if matches!(state, UnixState::Listening { .. }) {
-            Vec::new()
-        } else {
-            self.queue(kind, &options)?
-        };
-        if state == UnixState::Unconnected && !queue.is_empty() {
-            return Err(self.unheld("is a unix socket with messages of several senders"));
-        }
-        let passes_credentials =
-            options::number(&options, options::SOCKET, options::PASS_CREDENTIALS);
-        if passes_credentials != Some(0) && !queue.is_empty() {
-            return Err(self.unheld("is a unix socket with messages that tell their sender"));
-        }
         let socket = UnixSocket {
             kind: kind.as_raw(),
             name: self.name(diagnosis)?,
             state: state.clone(),
-            queue,
+            queue: Vec::new(),
             shutdown: diagnosis.shutdown,
             options,
         };
-        Ok(match state {
-            UnixState::Connected { peer } => Kind::Unix(UnixEnd { socket, peer }),
-            _ => Kind::Complete(OpenFile::Unix(socket)),
-        })
+        let peer = match state {
+            UnixState::Connected { peer } => Some(peer),
+            _ => None,
+        };
+        Ok(Kind::Unix(UnixEnd { socket, peer }))
     }
 
     fn name(&self, diagnosis: &UnixDiagnosis) -> Result<Option<UnixName>, NativeError> {
@@ -191,87 +178,4 @@ impl Opened<'_> {
             group: stat.st_gid,
         }))
     }
-
-    /// A copy of what was not received yet.
-    fn queue(
-        &self,
-        kind: SocketType,
-        held: &[crate::image::SocketOption],
-    ) -> Result<Vec<Vec<u8>>, NativeError> {
-        let offset = options::number(held, options::SOCKET, options::PEEK_OFFSET)
-            .ok_or_else(|| self.not_understood())?;
-        if offset != -1 {
-            return Err(self.unheld("is a unix socket that is being peeked into (SO_PEEK_OFF)"));
-        }
-        let events = self.events(PollFlags::IN)?;
-        if !events.contains(PollFlags::IN) {
-            return Ok(Vec::new());
-        }
-        // Asking a stream for more than it has would take its error away, and asking for any message does.
-        let waiting = if kind == SocketType::STREAM {
-            rustix::io::ioctl_fionread(self.file)
-                .map_err(self.failed("ask how much a socket has received"))?
-        } else if events.contains(PollFlags::ERR) {
-            return Err(self.unheld("is a unix socket with an error not yet told"));
-        } else {
-            u64::MAX
-        };
-        // One peek after the other goes on where the last ended, until the offset is taken away again (socket(7)).
-        let set_offset = |offset: i32| {
-            set_option(
-                self.file.as_fd(),
-                options::SOCKET,
-                options::PEEK_OFFSET,
-                &offset.to_ne_bytes(),
-            )
-        };
-        set_offset(0).map_err(self.failed("peek into a socket"))?;
-        let messages = self.peek_all(kind, waiting);
-        set_offset(-1).map_err(self.failed("end peeking into a socket"))?;
-        let messages = messages.map_err(self.failed("peek into a socket"))?;
-        messages.ok_or_else(|| self.unheld("is a unix socket with descriptors not yet received"))
-    }
-
-    fn peek_all(&self, kind: SocketType, waiting: u64) -> io::Result<Option<Vec<Vec<u8>>>> {
-        let is_stream = kind == SocketType::STREAM;
-        let mut messages: Vec<Vec<u8>> = Vec::new();
-        let mut buffer = vec![0; PEEK_BYTES];
-        let bytes = |messages: &[Vec<u8>]| messages.iter().map(Vec::len).sum::<usize>() as u64;
-        while bytes(&messages) < waiting {
-            let mut space = [std::mem::MaybeUninit::uninit();
-                rustix::cmsg_space!(ScmRights(1), ScmCredentials(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = match recvmsg(
-                self.file,
-                &mut [io::IoSliceMut::new(&mut buffer)],
-                &mut control,
-                RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
-            ) {
-                Ok(received) => received,
-                Err(Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
-            };
-            let has_rights = control
-                .drain()
-                .any(|message| matches!(message, rustix::net::RecvAncillaryMessage::ScmRights(_)));
-            if has_rights || received.flags.contains(ReturnFlags::CTRUNC) {
-                return Ok(None);
-            }
-            // A message longer than the greatest buffer of a socket cannot be.
-            if received.flags.contains(ReturnFlags::TRUNC) {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            let piece = &buffer[..received.bytes];
-            match messages.first_mut() {
-                // The end of a stream, or of packets that nobody will send any more.
-                _ if piece.is_empty() && kind != SocketType::DGRAM => break,
-                Some(stream) if is_stream => stream.extend_from_slice(piece),
-                _ => messages.push(piece.to_vec()),
-            }
-        }
-        Ok(Some(messages))
-    }
 }
-
-/// More than the default limit of what one message may hold (`net.core.wmem_max`).
-const PEEK_BYTES: usize = 1 << 20;

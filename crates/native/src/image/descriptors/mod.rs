@@ -12,7 +12,8 @@ mod sockets;
 use serde::{Deserialize, Serialize};
 
 pub use sockets::{
-    InternetSocket, InternetState, SocketOption, UnixFile, UnixName, UnixSocket, UnixState,
+    InternetSocket, InternetState, Message, SocketOption, TcpAgreement, TcpStream, UnixFile,
+    UnixName, UnixSocket, UnixState,
 };
 
 /// All open file descriptions of a tree.

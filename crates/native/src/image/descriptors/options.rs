@@ -18,13 +18,14 @@ pub(crate) const SEND_BUFFER: i32 = 7;
 pub(crate) const RECEIVE_BUFFER: i32 = 8;
 /// `SO_PASSCRED`
 pub(crate) const PASS_CREDENTIALS: i32 = 16;
+/// `SO_PASSPIDFD`
+pub(crate) const PASS_PIDFD: i32 = 76;
 /// `SO_PEEK_OFF`
 pub(crate) const PEEK_OFFSET: i32 = 42;
+/// `IPV6_V6ONLY`
+pub(crate) const ONLY_V6: i32 = 26;
 /// `SO_BUF_LOCK`
 const BUFFER_LOCK: i32 = 72;
-
-/// `TCP_MAXSEG`
-pub(crate) const NEGOTIATED: (i32, i32) = (TCP, 2);
 
 /// Of every socket, by asm-generic/socket.h: what a program can set and ask for. The lock of the buffer sizes comes after them, since
 /// setting a size sets the lock.
@@ -59,7 +60,7 @@ pub(crate) const OF_SOCKET: &[i32] = &[
     69,
     BUFFER_LOCK,
     74,
-    76,
+    PASS_PIDFD,
     83,
 ];
 /// linux/tcp.h
@@ -78,6 +79,27 @@ pub(crate) const OF_IPV6: &[i32] = &[
     16, 17, 18, 19, 23, 25, 26, 29, 31, 33, 49, 51, 53, 55, 57, 58, 60, 62, 66, 67, 70, 72, 73, 74,
     75, 76, 78,
 ];
+
+/// `TCP_MAXSEG`; `IPV6_V6ONLY`, which an address implies; `IP_MULTICAST_IF`, `_TTL`, `_LOOP`; `IPV6_MULTICAST_IF`, `_HOPS`, `_LOOP`
+pub(crate) const NOT_OF_STREAMS: [(i32, i32); 8] = [
+    (TCP, 2),
+    (IPV6, ONLY_V6),
+    (IP, 32),
+    (IP, 33),
+    (IP, 34),
+    (IPV6, 17),
+    (IPV6, 18),
+    (IPV6, 19),
+];
+
+/// Whether a stream socket can be given it. Those of multicast are refused there, although an accepted connection has others than a
+/// new socket (`tcp_v4_syn_recv_sock`); `TCP_MAXSEG` tells what was negotiated.
+pub(crate) fn is_of_streams(option: &SocketOption) -> bool {
+    !matches!(
+        (option.level, option.name),
+        (TCP, 2) | (IP, 32..=34 | 49) | (IPV6, 17..=19 | 29)
+    )
+}
 
 /// The value of an option among others.
 pub(crate) fn find(options: &[SocketOption], level: i32, name: i32) -> Option<&[u8]> {

@@ -24,12 +24,21 @@ pub struct UnixSocket {
     pub name: Option<UnixName>,
     /// What it is to others.
     pub state: UnixState,
-    /// What was not received yet, all sent by the peer; a stream's is one message.
-    pub queue: Vec<Vec<u8>>,
+    /// What was not received yet, all sent by the peer; a stream's is cut only where descriptors are passed.
+    pub queue: Vec<Message>,
     /// `RCV_SHUTDOWN` 1, `SEND_SHUTDOWN` 2
     pub shutdown: u8,
     /// All that are held.
     pub options: Vec<SocketOption>,
+}
+
+/// What was sent at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The descriptions that are passed with it (`SCM_RIGHTS`).
+    pub passed: Vec<u32>,
 }
 
 /// What a unix socket is to others.
@@ -97,7 +106,7 @@ pub struct InternetSocket {
 }
 
 /// What a TCP or UDP socket is to others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InternetState {
     /// To nobody anything.
     Unconnected,
@@ -111,6 +120,47 @@ pub enum InternetState {
         /// Whose datagrams it takes and where its own go.
         peer: SocketAddr,
     },
-    /// A stream that has ended, or whose other end is not in the tree: it comes back as if the other end had reset it.
+    /// A stream within the sandbox.
+    Stream(TcpStream),
+    /// A stream that has come to its end.
+    Ended {
+        /// What was not received yet.
+        queue: Vec<u8>,
+        /// An error is to be told after that.
+        reset: bool,
+    },
+    /// A stream whose other end is not in the tree: it comes back as if that had reset it.
     Broken,
+}
+
+/// An end of a TCP connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpStream {
+    /// The description of the other end; none if it was closed.
+    pub peer: Option<u32>,
+    /// The address of the other end.
+    pub remote: SocketAddr,
+    /// What was received and not read yet.
+    pub queue: Vec<u8>,
+    /// What was sent behind that and not received yet.
+    pub unreceived: Vec<u8>,
+    /// It will send no more.
+    pub has_ended: bool,
+    /// It was shut for reading by its owner.
+    pub is_deaf: bool,
+    /// What both ends have agreed upon.
+    pub agreement: TcpAgreement,
+}
+
+/// What was said when a connection was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpAgreement {
+    /// `TCPI_OPT_*`
+    pub options: u8,
+    /// How far the windows that this end gets are shifted.
+    pub send_scale: u8,
+    /// And those that it tells.
+    pub receive_scale: u8,
+    /// The largest segment that this end takes.
+    pub segment_bytes: u32,
 }

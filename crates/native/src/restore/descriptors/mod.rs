@@ -7,11 +7,13 @@
 
 mod counters;
 mod files;
+mod internet;
 mod names;
 mod pipes;
 mod polls;
 mod sockets;
 mod terminals;
+mod unix;
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -26,6 +28,7 @@ use crate::image::{Description, Descriptions, Descriptor, Image, Lock, LockKind,
 use crate::{NativeError, Owner};
 use files::Nameless;
 use pipes::OpenPipe;
+use sockets::OpenSockets;
 use terminals::{InheritedTerminal, OpenTerminal};
 
 /// The descriptions of a tree, open in this process and in those that it makes.
@@ -143,12 +146,12 @@ impl<'a> Opening<'a> {
     }
 
     fn open(self) -> Result<OpenDescriptions, At> {
-        let mut sockets = sockets::open_all(self.image)?;
+        let mut sockets = OpenSockets::open(self.image)?;
         let mut numbers = Vec::with_capacity(self.image.list.len());
         let mut locks = Vec::new();
         for (place, description) in (0_u32..).zip(&self.image.list) {
             let number = self
-                .open_one(description, sockets.get_mut(place as usize))
+                .open_one(description, sockets.take(place as usize))
                 .map_err(|failure| (Some(place), failure))?;
             numbers.push(number);
             locks.extend(description.locks.iter().filter_map(|lock| {
@@ -165,6 +168,7 @@ impl<'a> Opening<'a> {
         for pipe in &self.pipes {
             pipe.fill().map_err(|failure| (None, failure))?;
         }
+        sockets.fill(self.image, &numbers)?;
         let watches = polls::add_watches(self.image, &numbers, self.floor)?;
         let terminals = self
             .terminals
@@ -180,11 +184,7 @@ impl<'a> Opening<'a> {
         })
     }
 
-    fn open_one(
-        &self,
-        description: &Description,
-        socket: Option<&mut Option<OwnedFd>>,
-    ) -> Result<i32, Failure> {
+    fn open_one(&self, description: &Description, socket: Option<OwnedFd>) -> Result<i32, Failure> {
         let flags = OFlags::from_bits_retain(description.flags);
         let file = match &description.file {
             OpenFile::Path {
@@ -223,9 +223,9 @@ impl<'a> Opening<'a> {
                 .find(|terminal| terminal.number() == *number)
                 .ok_or_else(|| Failure::damaged("a terminal"))?
                 .open(*is_controller, flags)?,
-            OpenFile::Unix(_) | OpenFile::Internet(_) => socket
-                .and_then(Option::take)
-                .ok_or_else(|| Failure::damaged("a socket"))?,
+            OpenFile::Unix(_) | OpenFile::Internet(_) => {
+                socket.ok_or_else(|| Failure::damaged("a socket"))?
+            }
         };
         files::set_status_flags(&file, flags)?;
         take_locks(&file, &description.locks)?;

@@ -3,21 +3,19 @@
 //! ```text
 //!  first   connected unix sockets: both ends at once; a named end is accepted by a listener that is there for a moment only
 //!  then    bound and listening ones, which want the same names for good
+//!  then    TCP connections, which do not mind what listens on their ports
+//!  last    what is on its way, when every description is open: it may be on its way itself
 //! ```
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use fermata_sys::socket::{option, set_option};
+use fermata_sys::socket::{option, pass_descriptors, set_option};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, bind, connect,
-    getsockname, listen, send, shutdown, socket_with, socketpair, sockopt,
-};
+use rustix::net::{SendFlags, Shutdown, send, shutdown, sockopt};
 
-use super::{At, Failure, names};
+use super::{At, Failure, internet, unix};
 use crate::image::{
-    Descriptions, InternetSocket, InternetState, OpenFile, SocketOption, UnixSocket, UnixState,
-    options,
+    Descriptions, InternetState, Message, OpenFile, SocketOption, UnixState, options,
 };
 
 /// `SO_SNDBUFFORCE`, `SO_RCVBUFFORCE`: `CAP_NET_ADMIN` may exceed `net.core.wmem_max`.
@@ -26,163 +24,228 @@ const FORCED: [(i32, i32); 2] = [(options::SEND_BUFFER, 32), (options::RECEIVE_B
 const NOT_RECEIVING: u8 = 1;
 const NOT_SENDING: u8 = 2;
 
-/// Every socket of an image, by its place.
-pub(super) fn open_all(image: &Descriptions) -> Result<Vec<Option<OwnedFd>>, At> {
-    let mut sockets: Vec<Option<OwnedFd>> = image.list.iter().map(|_| None).collect();
-    let unix = |place: usize| match image.list.get(place).map(|open| &open.file) {
-        Some(OpenFile::Unix(socket)) => Some(socket),
-        _ => None,
-    };
-    for (place, description) in image.list.iter().enumerate() {
-        let at = |failure| (u32::try_from(place).ok(), failure);
-        let OpenFile::Unix(socket) = &description.file else {
-            continue;
+/// Every socket of an image.
+pub(super) struct OpenSockets {
+    /// By their place.
+    ends: Vec<Option<OwnedFd>>,
+    unfilled: Vec<Unfilled>,
+}
+
+/// A connected unix socket whose queue is empty yet.
+struct Unfilled {
+    place: usize,
+    end: OwnedFd,
+    /// The other end.
+    sender: OwnedFd,
+    /// The other end is to be closed with something unread, which resets this one (`unix(7)`).
+    reset: bool,
+}
+
+impl OpenSockets {
+    pub(super) fn open(image: &Descriptions) -> Result<Self, At> {
+        let mut sockets = Self {
+            ends: image.list.iter().map(|_| None).collect(),
+            unfilled: Vec::new(),
         };
-        match socket.state {
-            UnixState::Connected { peer } if peer as usize > place => {
-                let peer = peer as usize;
-                let other = unix(peer)
-                    .filter(|other| matches!(other.state, UnixState::Connected { peer } if peer as usize == place))
-                    .ok_or_else(|| at(Failure::damaged("a connection")))?;
-                let (end, other_end) = connected(socket, other).map_err(at)?;
-                sockets[place] = Some(end);
-                sockets[peer] = Some(other_end);
-            }
-            UnixState::Orphaned { reset } => {
-                sockets[place] = Some(orphaned(socket, reset).map_err(at)?);
-            }
-            _ => {}
-        }
+        sockets.open_connected(image)?;
+        sockets.open_bound(image)?;
+        sockets.open_streams(image)?;
+        Ok(sockets)
     }
-    for (place, description) in image.list.iter().enumerate() {
-        let at = |failure| (u32::try_from(place).ok(), failure);
-        match &description.file {
-            OpenFile::Unix(socket)
-                if matches!(
-                    socket.state,
-                    UnixState::Unconnected | UnixState::Listening { .. }
-                ) =>
-            {
-                sockets[place] = Some(alone(socket).map_err(at)?);
-            }
-            OpenFile::Internet(socket) if socket.state != InternetState::Broken => {
-                sockets[place] = Some(internet(socket).map_err(at)?);
-            }
-            _ => {}
-        }
+
+    /// The socket at a place, once.
+    pub(super) fn take(&mut self, place: usize) -> Option<OwnedFd> {
+        self.ends.get_mut(place)?.take()
     }
-    // Last: they take whatever port is free.
-    for (place, description) in image.list.iter().enumerate() {
-        let at = |failure| (u32::try_from(place).ok(), failure);
-        match &description.file {
-            OpenFile::Internet(socket) if socket.state == InternetState::Broken => {
-                let end = broken(family(socket)).map_err(at)?;
-                set_options(&end, &socket.options).map_err(at)?;
-                sockets[place] = Some(end);
+
+    fn open_connected(&mut self, image: &Descriptions) -> Result<(), At> {
+        let unix = |place: usize| match image.list.get(place).map(|open| &open.file) {
+            Some(OpenFile::Unix(socket)) => Some(socket),
+            _ => None,
+        };
+        for (place, description) in image.list.iter().enumerate() {
+            let at = at(place);
+            let OpenFile::Unix(socket) = &description.file else {
+                continue;
+            };
+            match socket.state {
+                UnixState::Connected { peer } if peer as usize > place => {
+                    let peer = peer as usize;
+                    let other = unix(peer)
+                        .filter(|other| matches!(other.state, UnixState::Connected { peer } if peer as usize == place))
+                        .ok_or_else(|| at(Failure::damaged("a connection")))?;
+                    let (end, other_end) = unix::connected(socket, other).map_err(at)?;
+                    self.is_to_fill(place, &end, &other_end, false)
+                        .map_err(at)?;
+                    self.is_to_fill(peer, &other_end, &end, false).map_err(at)?;
+                    self.ends[place] = Some(end);
+                    self.ends[peer] = Some(other_end);
+                }
+                UnixState::Orphaned { reset } => {
+                    let (end, peer) = unix::orphaned(socket).map_err(at)?;
+                    self.is_to_fill(place, &end, &peer, reset).map_err(at)?;
+                    self.ends[place] = Some(end);
+                }
+                _ => {}
             }
-            _ => {}
         }
+        Ok(())
     }
-    Ok(sockets)
+
+    fn is_to_fill(
+        &mut self,
+        place: usize,
+        end: &OwnedFd,
+        sender: &OwnedFd,
+        reset: bool,
+    ) -> Result<(), Failure> {
+        let copy = |file: &OwnedFd| file.try_clone().map_err(Failure::to("keep a unix socket"));
+        self.unfilled.push(Unfilled {
+            place,
+            end: copy(end)?,
+            sender: copy(sender)?,
+            reset,
+        });
+        Ok(())
+    }
+
+    fn open_bound(&mut self, image: &Descriptions) -> Result<(), At> {
+        for (place, description) in image.list.iter().enumerate() {
+            let end = match &description.file {
+                OpenFile::Unix(socket)
+                    if matches!(
+                        socket.state,
+                        UnixState::Unconnected | UnixState::Listening { .. }
+                    ) =>
+                {
+                    unix::alone(socket)
+                }
+                OpenFile::Internet(socket)
+                    if matches!(
+                        socket.state,
+                        InternetState::Unconnected
+                            | InternetState::Listening { .. }
+                            | InternetState::Connected { .. }
+                    ) =>
+                {
+                    internet::alone(socket)
+                }
+                _ => continue,
+            };
+            self.ends[place] = Some(end.map_err(at(place))?);
+        }
+        Ok(())
+    }
+
+    fn open_streams(&mut self, image: &Descriptions) -> Result<(), At> {
+        let sockets = || {
+            image
+                .list
+                .iter()
+                .enumerate()
+                .filter_map(|(place, open)| match &open.file {
+                    OpenFile::Internet(socket) => Some((place, socket)),
+                    _ => None,
+                })
+        };
+        for (place, socket) in sockets() {
+            let InternetState::Stream(stream) = &socket.state else {
+                continue;
+            };
+            let Some(peer) = stream.peer.map(|peer| peer as usize) else {
+                let end = internet::left_alone(socket, stream).map_err(at(place))?;
+                self.ends[place] = Some(end);
+                continue;
+            };
+            if peer < place {
+                continue;
+            }
+            let (_, other) = sockets()
+                .find(|(other, _)| *other == peer)
+                .ok_or_else(|| at(place)(Failure::damaged("a connection")))?;
+            let (end, other_end) = internet::connected(socket, other).map_err(at(place))?;
+            self.ends[place] = Some(end);
+            self.ends[peer] = Some(other_end);
+        }
+        // Last: they take whatever port is free.
+        for (place, socket) in sockets() {
+            let end = match &socket.state {
+                InternetState::Broken => internet::ended(socket, &[], true),
+                InternetState::Ended { queue, reset } => internet::ended(socket, queue, *reset),
+                _ => continue,
+            };
+            self.ends[place] = Some(end.map_err(at(place))?);
+        }
+        Ok(())
+    }
+
+    /// Sends what is on its way, and sets up what was connected for that. `numbers` are those of all descriptions.
+    pub(super) fn fill(self, image: &Descriptions, numbers: &[i32]) -> Result<(), At> {
+        let unix = |place: usize| match image.list.get(place).map(|open| &open.file) {
+            Some(OpenFile::Unix(socket)) => Ok(socket),
+            _ => Err(at(place)(Failure::damaged("a socket"))),
+        };
+        for unfilled in &self.unfilled {
+            let at = at(unfilled.place);
+            fill(&unfilled.sender, &unix(unfilled.place)?.queue, numbers).map_err(at)?;
+            if unfilled.reset {
+                let unread = Message {
+                    bytes: vec![0],
+                    passed: Vec::new(),
+                };
+                fill(&unfilled.end, &[unread], numbers).map_err(at)?;
+            }
+        }
+        // After all were filled: sizes and shut ends are in the way of that.
+        for unfilled in &self.unfilled {
+            let at = at(unfilled.place);
+            let socket = unix(unfilled.place)?;
+            set_options(&unfilled.end, &socket.options).map_err(at)?;
+            if !matches!(socket.state, UnixState::Orphaned { .. }) {
+                shut_down(&unfilled.end, socket.shutdown).map_err(at)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Both ends of a connection, with what is on its way.
-fn connected(first: &UnixSocket, second: &UnixSocket) -> Result<(OwnedFd, OwnedFd), Failure> {
-    let (one, other) = match (&first.name, &second.name) {
-        (None, None) => pair(first.kind)?,
-        (Some(_), None) => {
-            let (accepted, connected) = accepted(first)?;
-            (accepted, connected)
-        }
-        (None, Some(_)) => {
-            let (accepted, connected) = accepted(second)?;
-            (connected, accepted)
-        }
-        (Some(_), Some(_)) => return Err(Failure::damaged("a connection with two names")),
-    };
-    fill(&one, &second.queue)?;
-    fill(&other, &first.queue)?;
-    for (end, socket) in [(&one, first), (&other, second)] {
-        set_options(end, &socket.options)?;
-        shut_down(end, socket.shutdown)?;
-    }
-    Ok((one, other))
-}
-
-fn pair(kind: u32) -> Result<(OwnedFd, OwnedFd), Failure> {
-    socketpair(
-        AddressFamily::UNIX,
-        SocketType::from_raw(kind),
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )
-    .map_err(Failure::to("connect two unix sockets"))
-}
-
-/// The end that has its listener's name, and the other.
-fn accepted(named: &UnixSocket) -> Result<(OwnedFd, OwnedFd), Failure> {
-    let step = || Failure::to::<Errno>("connect two unix sockets by a name");
-    let name = named
-        .name
-        .as_ref()
-        .ok_or_else(|| Failure::damaged("a connection"))?;
-    let kind = SocketType::from_raw(named.kind);
-    if kind == SocketType::DGRAM {
-        let (one, other) = pair(named.kind)?;
-        names::bind_for_good(&one, name)?;
-        return Ok((one, other));
-    }
-    let listener = unix_socket(kind)?;
-    let binding = names::bind_for_a_moment(&listener, name)?;
-    listen(&listener, 1).map_err(step())?;
-    let client = unix_socket(kind)?;
-    let address = getsockname(&listener).map_err(step())?;
-    binding
-        .reach(|| connect(&client, &address))
-        .map_err(step())?;
-    let server =
-        accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).map_err(step())?;
-    binding.end()?;
-    Ok((server, client))
-}
-
-fn orphaned(socket: &UnixSocket, reset: bool) -> Result<OwnedFd, Failure> {
-    let (end, peer) = match &socket.name {
-        None => pair(socket.kind)?,
-        Some(_) => accepted(socket)?,
-    };
-    fill(&peer, &socket.queue)?;
-    if reset {
-        // An end that is closed with something unread resets the other (unix(7)).
-        fill(&end, &[vec![0]])?;
-    }
-    set_options(&end, &socket.options)?;
-    drop(peer);
-    Ok(end)
+fn at(place: usize) -> impl Fn(Failure) -> At + Copy {
+    move |failure| (u32::try_from(place).ok(), failure)
 }
 
 /// Sends messages that the other end is to find.
-fn fill(sender: &OwnedFd, queue: &[Vec<u8>]) -> Result<(), Failure> {
+fn fill(sender: &OwnedFd, queue: &[Message], numbers: &[i32]) -> Result<(), Failure> {
     let step = || Failure::to::<Errno>("fill the queue of a unix socket");
     if queue.is_empty() {
         return Ok(());
     }
-    let bytes: usize = queue.iter().map(Vec::len).sum();
+    let bytes: usize = queue.iter().map(|message| message.bytes.len()).sum();
     // Accounted to the sender; its own size is set again afterwards.
     if bytes > 64 << 10 {
         let _ = sockopt::set_socket_send_buffer_size_force(sender, bytes * 2);
     }
     for message in queue {
-        let sent =
-            send(sender, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(step())?;
-        if sent != message.len() {
+        let sent = if message.passed.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            send(sender, &message.bytes, flags).map_err(step())?
+        } else {
+            let passed = message
+                .passed
+                .iter()
+                .map(|place| numbers.get(*place as usize).copied())
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(|| Failure::damaged("a descriptor that is passed"))?;
+            pass_descriptors(sender.as_fd(), &message.bytes, &passed)
+                .map_err(Failure::to("pass descriptors to a unix socket"))?
+        };
+        if sent != message.bytes.len() {
             return Err(step()(Errno::AGAIN));
         }
     }
     Ok(())
 }
 
-fn shut_down(socket: &OwnedFd, directions: u8) -> Result<(), Failure> {
+pub(super) fn shut_down(socket: &OwnedFd, directions: u8) -> Result<(), Failure> {
     let how = match (
         directions & NOT_RECEIVING != 0,
         directions & NOT_SENDING != 0,
@@ -195,88 +258,8 @@ fn shut_down(socket: &OwnedFd, directions: u8) -> Result<(), Failure> {
     shutdown(socket, how).map_err(Failure::to("shut a socket down"))
 }
 
-/// A socket that is connected to nobody.
-fn alone(socket: &UnixSocket) -> Result<OwnedFd, Failure> {
-    let end = unix_socket(SocketType::from_raw(socket.kind))?;
-    set_options(&end, &socket.options)?;
-    if let Some(name) = &socket.name {
-        names::bind_for_good(&end, name)?;
-    }
-    if let UnixState::Listening { backlog } = socket.state {
-        listen(&end, backlog.cast_signed()).map_err(Failure::to("listen on a unix socket"))?;
-    }
-    shut_down(&end, socket.shutdown)?;
-    Ok(end)
-}
-
-fn unix_socket(kind: SocketType) -> Result<OwnedFd, Failure> {
-    socket_with(
-        AddressFamily::UNIX,
-        kind,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )
-    .map_err(Failure::to("make a unix socket"))
-}
-
-fn internet(image: &InternetSocket) -> Result<OwnedFd, Failure> {
-    let kind = if image.is_datagram {
-        SocketType::DGRAM
-    } else {
-        SocketType::STREAM
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let end = socket_with(family(image), kind, flags, None)
-        .map_err(Failure::to("make an internet socket"))?;
-    set_options(&end, &image.options)?;
-    if let Some(local) = image.local {
-        bind(&end, &local).map_err(Failure::to(format!("bind to {local}")))?;
-    }
-    match image.state {
-        InternetState::Listening { backlog } => listen(&end, backlog.cast_signed())
-            .map_err(Failure::to("listen on an internet socket"))?,
-        InternetState::Connected { peer } => {
-            connect(&end, &peer).map_err(Failure::to(format!("connect to {peer}")))?;
-        }
-        InternetState::Unconnected | InternetState::Broken => {}
-    }
-    Ok(end)
-}
-
-fn family(image: &InternetSocket) -> AddressFamily {
-    if image.is_v6 {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    }
-}
-
-/// A connection that the other end has reset.
-fn broken(family: AddressFamily) -> Result<OwnedFd, Failure> {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-    let step = || Failure::to::<Errno>("make a connection to break it");
-    let flags = SocketFlags::CLOEXEC;
-    let make = || socket_with(family, SocketType::STREAM, flags, None).map_err(step());
-    let loopback = if family == AddressFamily::INET6 {
-        SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0)
-    } else {
-        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)
-    };
-    let listener = make()?;
-    bind(&listener, &loopback).map_err(step())?;
-    listen(&listener, 1).map_err(step())?;
-    let end = make()?;
-    let address = getsockname(&listener).map_err(step())?;
-    connect(&end, &address).map_err(step())?;
-    let other = accept_with(&listener, flags).map_err(step())?;
-    // Closed without lingering, it sends a reset (socket(7)), which over the loopback is there when the call returns.
-    sockopt::set_socket_linger(&other, Some(std::time::Duration::ZERO)).map_err(step())?;
-    drop(other);
-    Ok(end)
-}
-
 /// Sets what differs from what a new socket has.
-fn set_options(socket: &OwnedFd, held: &[SocketOption]) -> Result<(), Failure> {
+pub(super) fn set_options(socket: &OwnedFd, held: &[SocketOption]) -> Result<(), Failure> {
     for wanted in held {
         let (level, name) = (wanted.level, wanted.name);
         let current = option(socket.as_fd(), level, name);

@@ -8,6 +8,7 @@
 
 mod address_space;
 mod assembler;
+mod fill;
 mod frame;
 mod place;
 mod process;
@@ -176,7 +177,8 @@ fn assemble(
         });
     };
     let mut main = List::default();
-    address_space::add(assembler, &mut main, &alive.memory, files, &here.vdso, region)?;
+    let huge_pages = !alive.huge_pages_disabled;
+    address_space::add(assembler, &mut main, &alive.memory, files, &here.vdso, region, huge_pages)?;
     // Everything but what it waits by; what is the program's own was moved below before.
     let first = i64::from(waiting.go + 1).cast_unsigned();
     main.call(assembler, "close files", calls::CLOSE_RANGE, [first, u64::from(u32::MAX), 0]);

@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use fermata_sys::interpreter::{Entry, calls};
-use fermata_sys::own_process;
+use fermata_sys::{own_process, restartable_sequences};
 use rustix::fs::{Mode, OFlags};
 
 use crate::image::{Alive, Backing, Process};
@@ -142,13 +142,17 @@ impl Program {
             list,
             report,
         } = assembled;
-        own_process::place_program(base, &bytes, code_bytes).map_err(|source| {
-            NativeError::Restore {
-                action: "place the program".to_owned(),
-                owner: owner.clone(),
+        let failed = |action: &str| {
+            let (action, owner) = (action.to_owned(), owner.clone());
+            move |source| NativeError::Restore {
+                action,
+                owner,
                 source,
             }
-        })?;
+        };
+        own_process::place_program(base, &bytes, code_bytes)
+            .map_err(failed("place the program"))?;
+        restartable_sequences::unregister().map_err(failed("leave the restartable sequences"))?;
         // The program closes them.
         std::mem::forget(files);
         own_process::enter_program(Entry {

@@ -84,7 +84,10 @@ mod tests {
         let outcome = std::thread::spawn(|| {
             registered()?;
             // One that is registered can be ended once; the second time says that there is none.
-            Some((unregister().is_ok(), unregister().map_err(|error| error.raw_os_error())))
+            Some((
+                unregister().is_ok(),
+                unregister().map_err(|error| error.raw_os_error()),
+            ))
         });
         if let Some((first, second)) = outcome.join().unwrap() {
             assert!(first);

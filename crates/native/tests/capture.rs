@@ -2,48 +2,47 @@
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::fs;
     use std::path::Path;
-    use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
     use fermata_native::capture::Seized;
     use fermata_native::image::{Backing, Image, State};
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-    /// A Python program that is asked and answers by lines.
+    /// A Python program that is asked and answers by lines. Nothing of this test is open in it while it waits.
     struct Guest {
         child: Child,
-        input: ChildStdin,
-        output: BufReader<ChildStdout>,
+        directory: tempfile::TempDir,
     }
 
     impl Guest {
         fn start(program: &str) -> Self {
-            let mut child = Command::new("python3")
-                .args(["-u", "-c", program])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
+            let directory = tempfile::tempdir().unwrap();
+            for name in ["questions", "answers"] {
+                let path = directory.path().join(name);
+                mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            }
+            let child = Command::new("python3")
+                .args(["-c", program])
+                .current_dir(directory.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            let input = child.stdin.take().unwrap();
-            let output = BufReader::new(child.stdout.take().unwrap());
-            let mut guest = Self {
-                child,
-                input,
-                output,
-            };
-            assert_eq!(guest.line(), "ready");
+            let guest = Self { child, directory };
+            assert_eq!(guest.answer(), "ready");
             guest
         }
 
-        fn line(&mut self) -> String {
-            let mut line = String::new();
-            self.output.read_line(&mut line).unwrap();
-            line.trim_end().to_owned()
+        fn answer(&self) -> String {
+            fs::read_to_string(self.directory.path().join("answers")).unwrap()
         }
 
-        fn ask(&mut self, question: &str) -> String {
-            writeln!(self.input, "{question}").unwrap();
-            self.line()
+        fn ask(&self, question: &str) -> String {
+            fs::write(self.directory.path().join("questions"), question).unwrap();
+            self.answer()
         }
 
         fn pid(&self) -> i32 {
@@ -59,23 +58,30 @@ mod tests {
     }
 
     const GUEST: &str = "
-import signal, sys, threading, time
+import os, signal, threading
+# What this test was started with by accident is not its own.
+os.closerange(3, 65536)
+def answer(*words):
+    with open('answers', 'w') as answers:
+        print(*words, end='', file=answers)
 signal.signal(signal.SIGUSR1, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 1000, 5)
 data = bytearray(b'fermata!' * (4 << 20 >> 3))
 threading.Thread(target=threading.Event().wait, daemon=True).start()
-print('ready')
-for line in sys.stdin:
+answer('ready')
+while True:
+    with open('questions') as questions:
+        line = questions.read()
     data[0] += 1
-    print(line.strip(), data[0], threading.active_count())
+    answer(line, data[0], threading.active_count())
 ";
 
     #[test]
     fn a_process_is_held_and_does_not_notice() {
-        let mut guest = Guest::start(GUEST);
+        let guest = Guest::start(GUEST);
         let before = guest.ask("a");
         assert_eq!(before, "a 103 2");
-        let maps = || std::fs::read_to_string(format!("/proc/{}/maps", guest.pid())).unwrap();
+        let maps = || fs::read_to_string(format!("/proc/{}/maps", guest.pid())).unwrap();
         let maps_before = maps();
         let directory = tempfile::tempdir().unwrap();
         let begin = std::time::Instant::now();
@@ -110,7 +116,7 @@ for line in sys.stdin:
         assert!(alive.interval_timers[0].remaining_ns > 900_000_000_000);
         assert!(alive.memory.mappings.iter().any(|mapping| matches!(&mapping.backing, Backing::PrivateFile { path, .. } if path.contains("python"))));
         // What the program had at the instant, not what it has written since.
-        let pages = std::fs::read(directory.path().join("pages")).unwrap();
+        let pages = fs::read(directory.path().join("pages")).unwrap();
         let found = pages
             .windows(16)
             .filter(|bytes| bytes.ends_with(b"fermata!ferm") && bytes.contains(&b'g'))
@@ -122,14 +128,14 @@ for line in sys.stdin:
 
     #[test]
     fn what_is_dropped_on_the_way_goes_on() {
-        let mut guest = Guest::start(GUEST);
+        let guest = Guest::start(GUEST);
         drop(Seized::take(guest.pid(), &[guest.pid()]).unwrap());
         assert_eq!(guest.ask("a"), "a 103 2");
         let directory = tempfile::tempdir().unwrap();
         for turn in 0..20_u8 {
             let seized = Seized::take(guest.pid(), &[guest.pid()]).unwrap();
             let into = directory.path().join(turn.to_string());
-            std::fs::create_dir(&into).unwrap();
+            fs::create_dir(&into).unwrap();
             drop(seized.hold(&into, Vec::new(), Path::new("/")).unwrap());
             seized.let_go();
             assert_eq!(guest.ask("b"), format!("b {} 2", 104 + turn));

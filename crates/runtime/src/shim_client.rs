@@ -63,8 +63,6 @@ pub async fn start_shim(
     let mut child = tokio::process::Command::new(program)
         .arg(run_directory)
         .env_clear()
-        // A restore takes the shim's memory away from its children; the kernel must not be made to write there (rseq(2)).
-        .env("GLIBC_TUNABLES", "glibc.pthread.rseq=0")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

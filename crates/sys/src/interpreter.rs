@@ -39,11 +39,14 @@ pub struct Operation {
 /// The size of an [`Operation`] in memory.
 pub const OPERATION_BYTES: usize = 12 * 8;
 
+/// The size of what is at [`Entry::report`].
+pub const REPORT_BYTES: usize = 48;
+
 /// In place of a call's number: the list ends, and the frame at the first argument is returned to (`rt_sigreturn`, sigreturn(2)).
 pub const RETURN: u64 = u64::MAX;
 
 // The fields of an operation: 0 number, 8 arguments, 56 kind of expectation, 64 expected, 72 child, 80 words, 88 their length.
-// The block at r12: 0 descriptor, 8 three characters.
+// The block at r12: 0 descriptor, 8 three characters, 16 two vectors of writev(2).
 global_asm!(
     ".pushsection .rodata.fermata_interpreter, \"a\", @progbits",
     ".globl fermata_interpreter_start",
@@ -82,15 +85,10 @@ global_asm!(
     "5:",
     "add rbx, 96",
     "jmp 2b",
-    // The words, then the error's number in three hexadecimal digits.
+    // The words and the error's number in three hexadecimal digits, with one call: whoever reads them gets them whole.
     "6:",
     "mov r13, rax",
     "neg r13",
-    "mov eax, 1",
-    "mov rdi, [r12]",
-    "mov rsi, [rbx + 80]",
-    "mov rdx, [rbx + 88]",
-    "syscall",
     "mov ecx, 3",
     "7:",
     "mov eax, r13d",
@@ -104,10 +102,17 @@ global_asm!(
     "shr r13, 4",
     "dec ecx",
     "jnz 7b",
-    "mov eax, 1",
+    "mov rax, [rbx + 80]",
+    "mov [r12 + 16], rax",
+    "mov rax, [rbx + 88]",
+    "mov [r12 + 24], rax",
+    "lea rax, [r12 + 8]",
+    "mov [r12 + 32], rax",
+    "mov qword ptr [r12 + 40], 3",
+    "mov eax, 20",
     "mov rdi, [r12]",
-    "lea rsi, [r12 + 8]",
-    "mov edx, 3",
+    "lea rsi, [r12 + 16]",
+    "mov edx, 2",
     "syscall",
     "mov eax, 231",
     "mov edi, 127",
@@ -176,7 +181,7 @@ pub struct Entry {
     pub code: u64,
     /// The list of the calling thread.
     pub list: u64,
-    /// Where the descriptor for complaints is written, and behind it room for eight bytes.
+    /// Where the descriptor for complaints is written, and behind it room, [`REPORT_BYTES`] in all.
     pub report: u64,
 }
 
@@ -236,3 +241,6 @@ pub mod calls {
     pub const PRLIMIT64: libc::c_long = libc::SYS_prlimit64;
     pub const KILL: libc::c_long = libc::SYS_kill;
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ pub mod page_map;
 pub mod preload;
 pub mod process;
 pub mod record_lock;
+pub mod restartable_sequences;
 pub mod seccomp;
 pub mod shared_words;
 pub mod sharing;

@@ -6,6 +6,7 @@ use crate::NativeError;
 use crate::image::{Backing, Mapping, Memory, VdsoPart};
 
 use super::assembler::{Assembler, List};
+use super::fill;
 use fermata_sys::interpreter::calls;
 
 // linux/mman.h
@@ -22,11 +23,6 @@ const MREMAP_MAYMOVE_FIXED: u64 = 3;
 /// The end of a program's addresses (`TASK_SIZE` with four levels of page tables).
 pub(crate) const END: u64 = 0x7fff_ffff_f000;
 const LOWEST: u64 = 0x1000;
-
-/// `IOV_MAX`
-const VECTORS: usize = 1024;
-/// A read is cut off at 2 GiB (read(2)).
-const READ_BYTES: u64 = 1 << 30;
 
 /// Files that mappings need, open in this process.
 #[derive(Debug, Default)]
@@ -86,6 +82,7 @@ pub(crate) fn add(
     files: &Files,
     here: &[Vdso],
     region: Region,
+    huge_pages: bool,
 ) -> Result<(), NativeError> {
     let mut place = region.program_end;
     let mut parked = Vec::new();
@@ -118,7 +115,7 @@ pub(crate) fn add(
             map(assembler, list, mapping, files)?;
         }
     }
-    fill(assembler, list, memory, files.pages);
+    fill::add(assembler, list, memory, files.pages, huge_pages);
     for mapping in &memory.mappings {
         settle(assembler, list, mapping);
     }
@@ -185,41 +182,6 @@ fn map(
     let call = list.call(assembler, "map memory", calls::MMAP, arguments);
     call.expect = fermata_sys::interpreter::Expect::Exactly(mapping.start);
     Ok(())
-}
-
-/// Reads the pages, as many with one call as the file has in one piece.
-fn fill(assembler: &mut Assembler, list: &mut List, memory: &Memory, pages: i32) {
-    let mut vectors: Vec<(u64, u64)> = Vec::new();
-    let mut begin = 0;
-    let mut length = 0;
-    let mut flush = |list: &mut List, vectors: &mut Vec<(u64, u64)>, begin: u64, length: u64| {
-        if vectors.is_empty() {
-            return;
-        }
-        let count = vectors.len() as u64;
-        let place = assembler.add_words(vectors.drain(..).flat_map(|(at, bytes)| [at, bytes]));
-        let arguments = [i64::from(pages).cast_unsigned(), place, count, begin, 0];
-        let call = list.call(assembler, "read its memory", calls::PREADV, arguments);
-        call.expect = fermata_sys::interpreter::Expect::Exactly(length);
-    };
-    let runs = memory.mappings.iter().flat_map(|mapping| &mapping.pages);
-    for run in runs {
-        let (mut start, mut offset, mut left) = (run.start, run.offset, run.bytes);
-        while left > 0 {
-            let bytes = left.min(READ_BYTES);
-            if vectors.len() == VECTORS || begin + length != offset || length + bytes > READ_BYTES {
-                flush(list, &mut vectors, begin, length);
-                (begin, length) = (offset, 0);
-            }
-            match vectors.last_mut() {
-                Some((at, size)) if *at + *size == start => *size += bytes,
-                _ => vectors.push((start, bytes)),
-            }
-            length += bytes;
-            (start, offset, left) = (start + bytes, offset + bytes, left - bytes);
-        }
-    }
-    flush(list, &mut vectors, begin, length);
 }
 
 /// What could not be given at the begin.

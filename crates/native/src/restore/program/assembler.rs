@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use fermata_sys::interpreter::{Expect, OPERATION_BYTES, Operation, RETURN, code};
+use fermata_sys::interpreter::{Expect, OPERATION_BYTES, Operation, REPORT_BYTES, RETURN, code};
 
 pub(crate) const PAGE_BYTES: u64 = 4096;
 
@@ -82,7 +82,7 @@ pub(crate) struct Assembled {
 impl Assembler {
     /// `report` is the descriptor that complaints are written to.
     pub(crate) fn new(base: u64, report: i32, who: String) -> Self {
-        let mut data = vec![0; 16];
+        let mut data = vec![0; REPORT_BYTES];
         data[..8].copy_from_slice(&i64::from(report).to_ne_bytes());
         Self {
             base,

@@ -8,6 +8,7 @@
 
 mod address_space;
 mod assembler;
+mod fill;
 mod frame;
 mod place;
 mod process;
@@ -19,7 +20,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
 use fermata_sys::interpreter::{self, calls};
-use fermata_sys::own_process;
+use fermata_sys::{own_process, restartable_sequences};
 use rustix::fs::{Mode, OFlags};
 
 use crate::image::{Alive, Backing, Process};
@@ -152,13 +153,17 @@ impl Program {
             list,
             report,
         } = assembled;
-        own_process::place_program(base, &bytes, code_bytes).map_err(|source| {
-            NativeError::Restore {
-                action: "place the program".to_owned(),
-                owner: owner.clone(),
+        let failed = |action: &str| {
+            let (action, owner) = (action.to_owned(), owner.clone());
+            move |source| NativeError::Restore {
+                action,
+                owner,
                 source,
             }
-        })?;
+        };
+        own_process::place_program(base, &bytes, code_bytes)
+            .map_err(failed("place the program"))?;
+        restartable_sequences::unregister().map_err(failed("leave the restartable sequences"))?;
         // The program closes them.
         std::mem::forget(files);
         own_process::enter_program(interpreter::Entry {
@@ -187,6 +192,7 @@ fn assemble(
         });
     };
     let mut main = List::default();
+    let huge_pages = !alive.huge_pages_disabled;
     address_space::add(
         assembler,
         &mut main,
@@ -194,6 +200,7 @@ fn assemble(
         files,
         &here.vdso,
         region,
+        huge_pages,
     )?;
     // Everything but what it waits by; what is the program's own was moved below before.
     let first = i64::from(waiting.go + 1).cast_unsigned();

@@ -1,5 +1,6 @@
 """Holding a sandbox with its memory and playing it on, with the official client."""
 
+import os
 import subprocess
 import sys
 import urllib.error
@@ -303,3 +304,33 @@ def test_calls_that_are_wrong(server, sandbox, hold, method, path, body, status)
         server.api(method, path.replace("SANDBOX", sandbox.sandbox_id()), body)
     assert refused.value.code == status, refused.value.read()
     assert sandbox.poll() is None
+
+
+SHARED_BY_SYSTEM_V = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.shmat.restype = ctypes.c_void_p
+memory = (ctypes.c_char * 16).from_address(libc.shmat(libc.shmget(0, 4096, 0o1600), None, 0))
+memory.value = b"held"
+open("/up", "w")
+while not os.path.exists("/tmp/finish"):
+    time.sleep(0.01)
+print(memory.value.decode())
+"""
+
+
+@pytest.mark.skipif(
+    os.environ.get("FERMATA_CHECKPOINTER", "auto") != "auto", reason="only one engine is to be used in this run"
+)
+def test_what_the_native_engine_refuses_is_held_by_criu(server, sandbox, hold, play_on):
+    first = hold(sandbox)
+    process = sandbox.process.exec("python3", "-c", SHARED_BY_SYSTEM_V)
+    sandbox.fs.wait_for("/up")
+    second = hold(sandbox)
+    engines = [server.api("GET", f"/snapshots/{each}")["engine"].split()[0] for each in (first, second)]
+    assert engines == ["native", "criu"]
+    for each in (sandbox, play_on(second)):
+        each.fs.write_text("/tmp/finish", "")
+        held = each.process.get_process(process.pid)
+        assert (held.wait(20), held.stdout.read()) == (0, "held\n"), held.stderr.read()
+    assert run(play_on(first), "true").code == 0

@@ -1,10 +1,12 @@
 //! Where a program lies: where neither this process nor the one that it becomes has anything.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 
 use crate::image::{Memory, VdsoPart};
 
 use super::address_space::{Region, Vdso};
+use super::assembler::PAGE_BYTES;
 
 /// Between the heaps of programs that are linked to a fixed place and the place of all others, where nothing is by itself.
 const FIRST: u64 = 0x2000_0000_0000;
@@ -52,8 +54,15 @@ impl Here {
         Ok(here)
     }
 
-    /// A place for a program of this size, and for the vDSO behind it.
+    /// A place for a program of this size, and for the vDSO behind it. Its code stays executable, so it is not to be guessed.
     pub(crate) fn find_place(&self, memory: &Memory, bytes: u64) -> Option<Region> {
+        // Keyed by the kernel's randomness; half of the range is left to be searched.
+        let random = RandomState::new().build_hasher().finish();
+        let start = FIRST + random % ((LAST - FIRST) / 2) / PAGE_BYTES * PAGE_BYTES;
+        self.find_place_from(start, memory, bytes)
+    }
+
+    fn find_place_from(&self, first: u64, memory: &Memory, bytes: u64) -> Option<Region> {
         let vdso: u64 = self.vdso.iter().map(|vdso| vdso.bytes).sum();
         let needed = bytes + vdso;
         let theirs = memory
@@ -62,7 +71,7 @@ impl Here {
             .map(|mapping| (mapping.start, mapping.end));
         let mut taken: Vec<(u64, u64)> = self.taken.iter().copied().chain(theirs).collect();
         taken.sort_unstable();
-        let mut start = FIRST;
+        let mut start = first;
         for (from, to) in taken {
             if to <= start {
                 continue;
@@ -113,7 +122,7 @@ mod tests {
             (0x2000_0020_0000, 0x2000_0100_0000),
             (0x7000_0000_0000, 0x7000_0001_0000),
         ]);
-        let region = here.find_place(&theirs, 0x5000).unwrap();
+        let region = here.find_place_from(FIRST, &theirs, 0x5000).unwrap();
         assert_eq!(region.start, 0x2000_0110_0000);
         assert_eq!(
             (

@@ -11,7 +11,20 @@ const VALUE_BYTES: usize = 256;
 /// # Errors
 /// What `getsockopt(2)` says (`ENOPROTOOPT`: this kind of socket has none such).
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Vec<u8>> {
-    let mut value = vec![0; VALUE_BYTES];
+    option_of(socket, level, name, VALUE_BYTES)
+}
+
+/// The same of an option that wants to be asked for with its own size.
+///
+/// # Errors
+/// What `getsockopt(2)` says.
+pub fn option_of(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    bytes: usize,
+) -> io::Result<Vec<u8>> {
+    let mut value = vec![0; bytes];
     let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: `value` is valid for writing `length` bytes.
     let result = unsafe {

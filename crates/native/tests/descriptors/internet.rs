@@ -112,7 +112,7 @@ fn within() {
         ("[::1]:0", "::1"),
         ("[::]:0", "127.0.0.1"),
     ] {
-        let large: Vec<u8> = (0..=250).cycle().take(5_000_000).collect();
+        let large: Vec<u8> = (0..=250).cycle().take(4_000_000).collect();
         let guest = Guest::start(|| {
             let (mut client, mut server) = put_connection(listen_on, connect_to);
             client.set_nodelay(true).unwrap();
@@ -166,7 +166,7 @@ fn unreceived() {
     let guest = Guest::start(|| {
         let (mut client, _server) = put_connection("127.0.0.1:0", "127.0.0.1");
         client.set_nonblocking(true).unwrap();
-        let bytes = pattern(12 << 20);
+        let bytes = pattern(8 << 20);
         let mut written = 0_usize;
         while let Ok(length) = client.write(&bytes[written..]) {
             written += length;

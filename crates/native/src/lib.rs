@@ -10,6 +10,7 @@
 
 pub mod capture;
 mod error;
+mod half_line;
 pub mod image;
 pub mod restore;
 

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use rustix::net::sockopt;
 
-use super::harness::{Case, Guest, held, own_network, put, take};
+use super::harness::{Case, Guest, held, own_network, put, refused, take};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_tcp_listener_accepts", listener),
@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
         ended,
     ),
     ("udp_sockets", datagrams),
+    ("a_member_of_a_multicast_group_is_refused", multicast),
 ];
 
 fn listener() {
@@ -256,4 +257,17 @@ fn datagrams() {
             assert_eq!(sender.port(), 9001);
         },
     );
+}
+
+fn multicast() {
+    own_network();
+    let reason = refused(|| {
+        let socket = UdpSocket::bind("0.0.0.0:9000").unwrap();
+        let group = std::net::Ipv4Addr::new(239, 1, 2, 3);
+        socket
+            .join_multicast_v4(&group, &std::net::Ipv4Addr::LOCALHOST)
+            .unwrap();
+        put(100, socket);
+    });
+    assert!(reason.contains("multicast"), "{reason}");
 }

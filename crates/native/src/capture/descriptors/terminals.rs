@@ -10,8 +10,8 @@ use rustix::termios::tcgetwinsize;
 
 use super::opened::Opened;
 use super::{DescriptorCollector, Found, Kind};
-use crate::NativeError;
 use crate::image::{OpenFile, Terminal};
+use crate::{NativeError, half_line};
 
 /// `/dev/ptmx`, and the first and last major number of `/dev/pts/N` (Documentation/admin-guide/devices.txt).
 const MULTIPLEXER: (u32, u32) = (5, 2);
@@ -106,6 +106,12 @@ impl DescriptorCollector<'_> {
         let hung_up = events(controller)
             .map_err(controller.failed("poll a terminal"))?
             .contains(PollFlags::HUP);
+        let half_line = if ends.programs.is_some() {
+            half_line::peek(&controller.file)
+                .map_err(controller.failed("look for a line being typed"))?
+        } else {
+            Vec::new()
+        };
         let file = controller.file.as_fd();
         let failed = || controller.failed("ask a terminal for its settings");
         let is_exclusive = state::is_exclusive(file).map_err(failed())?;
@@ -139,6 +145,7 @@ impl DescriptorCollector<'_> {
             is_locked: state::is_locked(file).map_err(failed())?,
             is_packet_mode: state::is_packet_mode(file).map_err(failed())?,
             hung_up,
+            half_line,
             foreground,
         })
     }

@@ -9,6 +9,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::Failure;
+use crate::half_line;
 use crate::image::{Descriptions, OpenFile, Terminal};
 
 /// Far above what a sandbox may have (`kernel.pty.max`).
@@ -82,6 +83,7 @@ impl OpenTerminal {
             .then(|| open_programs(&controller, OFlags::RDWR))
             .transpose()?;
         state::set_settings(controller.as_fd(), settings).map_err(step())?;
+        half_line::type_in(&controller, &image.half_line).map_err(step())?;
         let [ws_row, ws_col, ws_xpixel, ws_ypixel] = image.window;
         tcsetwinsize(
             &controller,

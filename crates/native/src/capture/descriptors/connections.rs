@@ -18,7 +18,7 @@ use super::{DescriptorCollector, Found, Kind, place_in_list};
 use crate::NativeError;
 use crate::image::{InternetSocket, InternetState, OpenFile, TcpAgreement, TcpStream};
 
-/// tcp_states.h
+/// `tcp_states.h`
 const FIN_WAIT_1: u8 = 4;
 const FIN_WAIT_2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;

@@ -119,7 +119,8 @@ pub(crate) fn type_in(controller: &OwnedFd, line: &[u8]) -> io::Result<()> {
 /// `IXON`
 const FLOW: u32 = 0x400;
 
-fn open(controller: &OwnedFd) -> io::Result<OwnedFd> {
+/// The programs' end, without waiting for anything.
+pub(crate) fn open(controller: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let programs = ioctl_tiocgptpeer(controller, flags)?;
     rustix::io::ioctl_fionbio(&programs, true)?;

@@ -13,5 +13,6 @@ mod error;
 mod half_line;
 pub mod image;
 pub mod restore;
+mod terminal_output;
 
 pub use error::{NativeError, Owner};

@@ -10,7 +10,9 @@
 
 pub mod capture;
 mod error;
+mod half_line;
 pub mod image;
 pub mod restore;
+mod terminal_output;
 
 pub use error::{NativeError, Owner};

@@ -11,7 +11,20 @@ const VALUE_BYTES: usize = 256;
 /// # Errors
 /// What `getsockopt(2)` says (`ENOPROTOOPT`: this kind of socket has none such).
 pub fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Vec<u8>> {
-    let mut value = vec![0; VALUE_BYTES];
+    option_of(socket, level, name, VALUE_BYTES)
+}
+
+/// The same of an option that wants to be asked for with its own size.
+///
+/// # Errors
+/// What `getsockopt(2)` says.
+pub fn option_of(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    bytes: usize,
+) -> io::Result<Vec<u8>> {
+    let mut value = vec![0; bytes];
     let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     // SAFETY: `value` is valid for writing `length` bytes.
     let result = unsafe {
@@ -101,11 +114,15 @@ pub fn pass_descriptors(
     bytes: &[u8],
     numbers: &[i32],
 ) -> io::Result<usize> {
-    let payload = u32::try_from(size_of_val(numbers)).map_err(io::Error::other)?;
-    // SAFETY: plain arithmetic.
-    let space = unsafe { libc::CMSG_SPACE(payload) } as usize;
-    // Of words, as a header has to be aligned.
-    let mut control = vec![0_u64; space.div_ceil(size_of::<u64>())];
+    // `struct cmsghdr`, as words: its length, level and type; then the numbers.
+    let length = 2 * size_of::<u64>() + size_of_val(numbers);
+    let word = |low: i32, high: i32| {
+        u64::from(low.cast_unsigned()) | u64::from(high.cast_unsigned()) << 32
+    };
+    let mut control = vec![length as u64, word(libc::SOL_SOCKET, libc::SCM_RIGHTS)];
+    for pair in numbers.chunks(2) {
+        control.push(word(pair[0], pair.get(1).copied().unwrap_or(0)));
+    }
     let mut piece = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
@@ -115,19 +132,7 @@ pub fn pass_descriptors(
     message.msg_iov = &raw mut piece;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = space;
-    // SAFETY: `control` has room for a header and the payload, so the first header and its data are within it.
-    unsafe {
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        (*header).cmsg_len = libc::CMSG_LEN(payload) as usize;
-        std::ptr::copy_nonoverlapping(
-            numbers.as_ptr().cast::<u8>(),
-            libc::CMSG_DATA(header),
-            payload as usize,
-        );
-    }
+    message.msg_controllen = size_of_val(control.as_slice());
     // SAFETY: all that the message points to lives until the call returns; the kernel only reads it.
     let sent = unsafe {
         libc::sendmsg(

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-use crate::socket::{option, set_option};
+use crate::socket::{option, option_of, set_option};
 
 const TCP: i32 = libc::IPPROTO_TCP;
 // linux/tcp.h
@@ -11,6 +11,7 @@ const REPAIR: i32 = 19;
 const QUEUE: i32 = 20;
 const SEQUENCE: i32 = 21;
 const OPTIONS: i32 = 22;
+const WINDOW: i32 = 29;
 const ON: i32 = 1;
 const OFF: i32 = 0;
 const OFF_SILENTLY: i32 = -1;
@@ -107,6 +108,35 @@ pub fn agree(socket: BorrowedFd<'_>, options: &[HandshakeOption]) -> io::Result<
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// How many bytes an end that is connected has told the other to take.
+///
+/// # Errors
+/// What `getsockopt(2)` says.
+pub fn own_window(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // The fourth of the five in `struct tcp_repair_window`.
+    let value = option_of(socket, TCP, WINDOW, 20)?;
+    let window = value.get(12..).and_then(|rest| rest.first_chunk());
+    Ok(u32::from_ne_bytes(
+        *window.ok_or(io::ErrorKind::InvalidData)?,
+    ))
+}
+
+/// Makes an end that has received everything up to `received` know what the other end takes.
+///
+/// # Errors
+/// What `setsockopt(2)` says.
+pub fn set_windows(
+    socket: BorrowedFd<'_>,
+    received: u32,
+    own_bytes: u32,
+    other_bytes: u32,
+) -> io::Result<()> {
+    // `struct tcp_repair_window`: whence the last one came, what may be sent, the most ever, what may be received, and from where.
+    let window = [received, other_bytes, other_bytes, own_bytes, received];
+    let bytes: Vec<u8> = window.into_iter().flat_map(u32::to_ne_bytes).collect();
+    set_option(socket, TCP, WINDOW, &bytes)
 }
 
 fn set(socket: BorrowedFd<'_>, name: i32, value: i32) -> io::Result<()> {

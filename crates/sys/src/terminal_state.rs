@@ -14,6 +14,7 @@ const TIOCSPTLCK: libc::Ioctl = 0x4004_5431;
 const TIOCGPKT: libc::Ioctl = 0x8004_5438;
 const TIOCGPTLCK: libc::Ioctl = 0x8004_5439;
 const TIOCGEXCL: libc::Ioctl = 0x8004_5440;
+const TIOCSTI: libc::Ioctl = 0x5412;
 const TIOCPKT: libc::Ioctl = 0x5420;
 const TIOCSCTTY: libc::Ioctl = 0x540E;
 const TIOCGPGRP: libc::Ioctl = 0x540F;
@@ -152,6 +153,15 @@ pub fn set_foreground(programs: i32, group: i32) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Makes a terminal, by its programs' end, take a byte for typed (`TIOCSTI`).
+///
+/// # Errors
+/// What the ioctl says.
+pub fn fake_input(programs: BorrowedFd<'_>, byte: u8) -> io::Result<()> {
+    // SAFETY: the kernel reads one byte.
+    check(unsafe { libc::ioctl(programs.as_raw_fd(), TIOCSTI, &raw const byte) })
 }
 
 fn get(terminal: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<i32> {

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 
 use rustix::net::sockopt;
 
-use super::harness::{Case, Guest, held, own_network, put, take};
+use super::harness::{Case, Guest, held, own_network, put, refused, take};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_tcp_listener_accepts", listener),
@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
         ended,
     ),
     ("udp_sockets", datagrams),
+    ("a_member_of_a_multicast_group_is_refused", multicast),
 ];
 
 fn listener() {
@@ -112,7 +113,7 @@ fn within() {
         ("[::1]:0", "::1"),
         ("[::]:0", "127.0.0.1"),
     ] {
-        let large: Vec<u8> = (0..=250).cycle().take(5_000_000).collect();
+        let large: Vec<u8> = (0..=250).cycle().take(4_000_000).collect();
         let guest = Guest::start(|| {
             let (mut client, mut server) = put_connection(listen_on, connect_to);
             client.set_nodelay(true).unwrap();
@@ -166,7 +167,7 @@ fn unreceived() {
     let guest = Guest::start(|| {
         let (mut client, _server) = put_connection("127.0.0.1:0", "127.0.0.1");
         client.set_nonblocking(true).unwrap();
-        let bytes = pattern(12 << 20);
+        let bytes = pattern(8 << 20);
         let mut written = 0_usize;
         while let Ok(length) = client.write(&bytes[written..]) {
             written += length;
@@ -256,4 +257,17 @@ fn datagrams() {
             assert_eq!(sender.port(), 9001);
         },
     );
+}
+
+fn multicast() {
+    own_network();
+    let reason = refused(|| {
+        let socket = UdpSocket::bind("0.0.0.0:9000").unwrap();
+        let group = std::net::Ipv4Addr::new(239, 1, 2, 3);
+        socket
+            .join_multicast_v4(&group, &std::net::Ipv4Addr::LOCALHOST)
+            .unwrap();
+        put(100, socket);
+    });
+    assert!(reason.contains("multicast"), "{reason}");
 }

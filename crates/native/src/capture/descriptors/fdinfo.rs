@@ -27,10 +27,12 @@ impl FdInfo {
             Mode::empty(),
         )?;
         let mut bytes = Vec::with_capacity(1024);
-        // A short read is not the end: seq_file(9) hands out a page at a time.
+        // It is made at once (single_open() of fs/proc/fd.c), so only a buffer that it has filled may not be all.
         loop {
             bytes.reserve(1024);
-            if rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? == 0 {
+            let space = bytes.capacity() - bytes.len();
+            let length = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))?;
+            if length < space {
                 break;
             }
         }

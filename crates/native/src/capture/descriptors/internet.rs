@@ -15,6 +15,8 @@ use crate::image::{InternetSocket, InternetState, OpenFile, SocketOption, option
 
 /// `TCP_INFO`, and its states (`tcp_states.h`).
 const INFORMATION: i32 = 11;
+/// `TCP_ULP`
+const LAYER: i32 = 31;
 const CLOSED: u8 = 7;
 const LISTENING: u8 = 10;
 /// `tcpi_sacked`, which for a listening socket is its backlog.
@@ -38,6 +40,10 @@ impl Opened<'_> {
         if is_v6 {
             levels.push((options::IPV6, options::OF_IPV6));
         }
+        // Nothing to be read when there is none (tls(7)).
+        if option(self.file.as_fd(), options::TCP, LAYER).is_ok_and(|layer| !layer.is_empty()) {
+            return Err(self.unheld("is a TCP socket that the kernel encrypts (TCP_ULP)"));
+        }
         let local =
             getsockname(self.file).map_err(self.failed("ask for the address of a socket"))?;
         let local = SocketAddr::try_from(local).map_err(|_| self.not_understood())?;
@@ -58,6 +64,7 @@ impl Opened<'_> {
         }
         if is_datagram {
             self.refuse_unread()?;
+            self.refuse_multicast()?;
             if let Some(peer) = peer {
                 socket.state = InternetState::Connected { peer };
             }
@@ -140,9 +147,66 @@ impl Opened<'_> {
         Ok(())
     }
 
+    /// Which socket is a member of a group cannot be asked; that there is one in the network can.
+    fn refuse_multicast(&self) -> Result<(), NativeError> {
+        let read = |name: &str| {
+            let path = format!("/proc/{}/net/{name}", self.task.host_pid);
+            match std::fs::read_to_string(path) {
+                // A kernel without IPv6.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+                other => other.map_err(self.failed("look for multicast groups")),
+            }
+        };
+        if has_group(&read("igmp")?) || has_group_v6(&read("igmp6")?) {
+            return Err(self.unheld("is a datagram socket where multicast groups were joined"));
+        }
+        Ok(())
+    }
+
     pub(super) fn events(&self, asked: PollFlags) -> Result<PollFlags, NativeError> {
         let mut polled = [PollFd::new(self.file, asked)];
         poll(&mut polled, Some(&Timespec::default())).map_err(self.failed("poll a socket"))?;
         Ok(polled[0].revents())
+    }
+}
+
+/// `/proc/net/igmp`: a line for each device, then its groups, `010000E0 1 0:00000000 0`. All are in the one of all hosts.
+fn has_group(text: &str) -> bool {
+    text.lines()
+        .skip(1)
+        .filter(|line| line.starts_with('\t'))
+        .filter_map(|line| line.split_whitespace().next())
+        .any(|group| group != "010000E0")
+}
+
+/// `/proc/net/igmp6`: number and name of a device, the group. The kernel joins those of all nodes and of its own addresses.
+fn has_group_v6(text: &str) -> bool {
+    text.lines()
+        .filter_map(|line| line.split_whitespace().nth(2))
+        .any(|group| {
+            let is_of_all = matches!(
+                group,
+                "ff010000000000000000000000000001" | "ff020000000000000000000000000001"
+            );
+            !is_of_all && !group.starts_with("ff0200000000000000000001ff")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_groups_of_the_kernel_are_told_from_those_of_programs() {
+        let usual = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n\
+            1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n";
+        assert!(!has_group(usual));
+        let joined = format!("{usual}\t\t\t\tFB0000E0     1 0:00000000\t\t0\n");
+        assert!(has_group(&joined));
+        let usual = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
+            2    eth0            ff0200000000000000000001ff000002     1 00000004 0\n";
+        assert!(!has_group_v6(usual));
+        let joined = "2    eth0            ff0200000000000000000000000000fb     1 00000004 0\n";
+        assert!(has_group_v6(joined));
     }
 }

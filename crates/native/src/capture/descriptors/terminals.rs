@@ -10,8 +10,9 @@ use rustix::termios::tcgetwinsize;
 
 use super::opened::Opened;
 use super::{DescriptorCollector, Found, Kind};
-use crate::NativeError;
 use crate::image::{OpenFile, Terminal};
+use crate::terminal_output::{self, Peeked};
+use crate::{NativeError, half_line};
 
 /// `/dev/ptmx`, and the first and last major number of `/dev/pts/N` (Documentation/admin-guide/devices.txt).
 const MULTIPLEXER: (u32, u32) = (5, 2);
@@ -94,18 +95,25 @@ impl DescriptorCollector<'_> {
             };
             return Err(programs.unheld("is a terminal whose controller is not in the sandbox"));
         };
-        for end in [ends.controller, ends.programs].into_iter().flatten() {
-            let unread = events(end)
-                .map_err(end.failed("poll a terminal"))?
+        if let Some(programs) = ends.programs {
+            let unread = events(programs)
+                .map_err(programs.failed("poll a terminal"))?
                 .contains(PollFlags::IN);
-            let bytes = rustix::io::ioctl_fionread(&end.file).unwrap_or(0);
+            let bytes = rustix::io::ioctl_fionread(&programs.file).unwrap_or(0);
             if unread || bytes > 0 {
-                return Err(end.unheld("is a terminal with something not read yet"));
+                return Err(programs.unheld("is a terminal with something typed and not read yet"));
             }
         }
+        let output = output(controller, ends.programs.is_some())?;
         let hung_up = events(controller)
             .map_err(controller.failed("poll a terminal"))?
             .contains(PollFlags::HUP);
+        let half_line = if ends.programs.is_some() {
+            half_line::peek(&controller.file)
+                .map_err(controller.failed("look for a line being typed"))?
+        } else {
+            Vec::new()
+        };
         let file = controller.file.as_fd();
         let failed = || controller.failed("ask a terminal for its settings");
         let is_exclusive = state::is_exclusive(file).map_err(failed())?;
@@ -139,6 +147,8 @@ impl DescriptorCollector<'_> {
             is_locked: state::is_locked(file).map_err(failed())?,
             is_packet_mode: state::is_packet_mode(file).map_err(failed())?,
             hung_up,
+            output,
+            half_line,
             foreground,
         })
     }
@@ -156,6 +166,28 @@ impl DescriptorCollector<'_> {
             ids.extend(inner_group(&status));
         }
         Ok(ids)
+    }
+}
+
+/// What the controller is to read. Without an end of the programs nothing could be put back.
+fn output(controller: &Found, has_programs: bool) -> Result<Vec<u8>, NativeError> {
+    let unread = events(controller)
+        .map_err(controller.failed("poll a terminal"))?
+        .contains(PollFlags::IN);
+    if !unread {
+        return Ok(Vec::new());
+    }
+    let is_packets = state::is_packet_mode(controller.file.as_fd())
+        .map_err(controller.failed("ask a terminal for its settings"))?;
+    if is_packets || !has_programs {
+        return Err(controller.unheld("is a terminal with something not read yet"));
+    }
+    let peeked = terminal_output::peek(&controller.file)
+        .map_err(controller.failed("look at the output of a terminal"))?;
+    match peeked {
+        Peeked::Held(output) => Ok(output),
+        Peeked::TooMuch => Err(controller.unheld("is a terminal with much that is not read yet")),
+        Peeked::Stopped => Err(controller.unheld("is a terminal that is stopped (^S)")),
     }
 }
 

@@ -163,6 +163,10 @@ pub struct Terminal {
     pub is_packet_mode: bool,
     /// The programs' end was open once and is closed, which reads of the controller tell.
     pub hung_up: bool,
+    /// What programs have written and the controller has not read.
+    pub output: Vec<u8>,
+    /// What has been typed of a line that is not whole yet.
+    pub half_line: Vec<u8>,
     /// The foreground process group, if it controls a session.
     pub foreground: Option<i32>,
 }

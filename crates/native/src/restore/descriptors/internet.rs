@@ -200,6 +200,14 @@ fn join(first: (&OwnedFd, &TcpStream), second: (&OwnedFd, &TcpStream)) -> Result
     let (one, other) = SEQUENCES;
     connect_repaired(first, second.1.agreement, (one, other))?;
     connect_repaired(second, first.1.agreement, (other, one))?;
+    let window = |end: &OwnedFd| tcp_repair::own_window(end.as_fd()).map_err(repairing);
+    let windows = (window(first.0)?, window(second.0)?);
+    for (end, received, own, others) in [
+        (first.0, other, windows.0, windows.1),
+        (second.0, one, windows.1, windows.0),
+    ] {
+        tcp_repair::set_windows(end.as_fd(), received, own, others).map_err(repairing)?;
+    }
     for (end, _) in [first, second] {
         tcp_repair::end(end.as_fd()).map_err(repairing)?;
     }

@@ -10,6 +10,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::Failure;
 use crate::image::{Descriptions, OpenFile, Terminal};
+use crate::{half_line, terminal_output};
 
 /// Far above what a sandbox may have (`kernel.pty.max`).
 const NUMBERS_AT_MOST: u32 = 4096;
@@ -82,6 +83,8 @@ impl OpenTerminal {
             .then(|| open_programs(&controller, OFlags::RDWR))
             .transpose()?;
         state::set_settings(controller.as_fd(), settings).map_err(step())?;
+        terminal_output::put(&controller, &image.output).map_err(step())?;
+        half_line::type_in(&controller, &image.half_line).map_err(step())?;
         let [ws_row, ws_col, ws_xpixel, ws_ypixel] = image.window;
         tcsetwinsize(
             &controller,

@@ -13,6 +13,7 @@ mod frame;
 mod place;
 mod process;
 mod thread;
+mod validate;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -89,7 +90,11 @@ impl Program {
                 source,
             }
         };
-        address_space::check(&alive.memory)?;
+        let pages_bytes = rustix::fs::fstat(resources.pages)
+            .map_err(NativeError::file("look at", crate::image::PAGES_FILE))?
+            .st_size;
+        let pages_bytes = u64::try_from(pages_bytes).unwrap_or(0);
+        validate::process(process.pid, alive, resources.objects.len(), pages_bytes)?;
         let floor = resources.waiting.go + 1;
         let mut opened = Opened::new(floor);
         let files = opened.files(alive, resources)?;
@@ -182,14 +187,14 @@ fn assemble(
     };
     let mut main = List::default();
     let huge_pages = !alive.huge_pages_disabled;
-    address_space::add(assembler, &mut main, &alive.memory, files, &here.vdso, region, huge_pages)?;
+    address_space::add(assembler, &mut main, &alive.memory, files, here, region, huge_pages)?;
     // Everything but what it waits by; what is the program's own was moved below before.
     let first = i64::from(waiting.go + 1).cast_unsigned();
     main.call(assembler, "close files", calls::CLOSE_RANGE, [first, u64::from(u32::MAX), 0]);
     process::signals(assembler, &mut main, pid, alive);
     for thread in others {
         let mut list = List::default();
-        thread::begin(assembler, &mut list, thread);
+        thread::begin(assembler, &mut list, thread)?;
         process::thread_signals(assembler, &mut list, pid, thread.tid, &thread.pending);
         thread::become_itself(assembler, &mut list, thread, alive.dumpable);
         thread::end(assembler, &mut list, thread, waiting, |_, _| {})?;
@@ -200,7 +205,7 @@ fn assemble(
         let call = main.call(assembler, "make a thread", calls::CLONE3, [arguments, 80]);
         call.child = child;
     }
-    thread::begin(assembler, &mut main, leader);
+    thread::begin(assembler, &mut main, leader)?;
     process::thread_signals(assembler, &mut main, pid, leader.tid, &leader.pending);
     process::timers(assembler, &mut main, alive);
     process::limits(assembler, &mut main, alive, limits);

@@ -1,6 +1,8 @@
 //! Where a program lies: where neither this process nor the one that it becomes has anything.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use crate::image::{Memory, VdsoPart};
 
@@ -17,17 +19,27 @@ const DISTANCE: u64 = 1 << 20;
 pub(crate) struct Here {
     taken: Vec<(u64, u64)>,
     pub(crate) vdso: Vec<Vdso>,
+    /// [`Memory::vdso_digest`], of this process.
+    pub(crate) vdso_digest: [u8; 32],
 }
 
 impl Here {
     pub(crate) fn read() -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/self/maps")?)
+        let mut here = Self::parse(&std::fs::read_to_string("/proc/self/maps")?)?;
+        if let Some(code) = here.vdso.iter().find(|vdso| vdso.part == VdsoPart::Code) {
+            let bytes = usize::try_from(code.bytes).map_err(|_| io::ErrorKind::InvalidData)?;
+            let mut content = vec![0; bytes];
+            File::open("/proc/self/mem")?.read_exact_at(&mut content, code.start)?;
+            here.vdso_digest = blake3::hash(&content).into();
+        }
+        Ok(here)
     }
 
     fn parse(maps: &str) -> io::Result<Self> {
         let mut here = Self {
             taken: Vec::new(),
             vdso: Vec::new(),
+            vdso_digest: [0; 32],
         };
         for line in maps.lines() {
             let range = line.split(' ').next().and_then(|range| {
@@ -96,10 +108,13 @@ mod tests {
                     grows_down: false,
                     locked: None,
                     unreserved: false,
+                    droppable: false,
                     advice: MadviseFlags::default(),
                     pages: Vec::new(),
+                    guards: Vec::new(),
                 })
                 .collect(),
+            vdso_digest: [0; 32],
         }
     }
 

@@ -214,7 +214,14 @@ fn restore_vdso(
     });
     let ours = here.vdso.iter().map(|vdso| (vdso.part, vdso.start, vdso.bytes));
     let theirs = shape(theirs);
-    if !theirs.is_empty() && (theirs != shape(ours) || memory.vdso_digest != here.vdso_digest) {
+    if theirs.is_empty() {
+        for vdso in parked {
+            let range = [vdso.start, vdso.bytes];
+            list.call(assembler, "give up the vDSO", calls::MUNMAP, range);
+        }
+        return Ok(());
+    }
+    if theirs != shape(ours) || memory.vdso_digest != here.vdso_digest {
         return Err(another());
     }
     let parts = memory.mappings.iter().filter_map(|mapping| match mapping.backing {

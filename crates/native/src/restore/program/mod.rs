@@ -12,6 +12,8 @@ mod fill;
 mod frame;
 mod place;
 mod process;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod validate;
 

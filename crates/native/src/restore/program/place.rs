@@ -35,7 +35,7 @@ impl Here {
         Ok(here)
     }
 
-    fn parse(maps: &str) -> io::Result<Self> {
+    pub(super) fn parse(maps: &str) -> io::Result<Self> {
         let mut here = Self {
             taken: Vec::new(),
             vdso: Vec::new(),
@@ -93,38 +93,16 @@ impl Here {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Backing, Layout, MadviseFlags, Mapping};
-
-    fn memory(ranges: &[(u64, u64)]) -> Memory {
-        Memory {
-            layout: Layout::default(),
-            mappings: ranges
-                .iter()
-                .map(|(start, end)| Mapping {
-                    start: *start,
-                    end: *end,
-                    protection: 3,
-                    backing: Backing::Anonymous,
-                    grows_down: false,
-                    locked: None,
-                    unreserved: false,
-                    droppable: false,
-                    advice: MadviseFlags::default(),
-                    pages: Vec::new(),
-                    guards: Vec::new(),
-                })
-                .collect(),
-            vdso_digest: [0; 32],
-        }
-    }
+    use crate::restore::program::tests::{anonymous, memory};
 
     #[test]
     fn a_program_lies_where_nothing_is() {
         let here = Here::parse("200000000000-200000010000 r-xp 0 00:00 0 x\n7ff000000000-7ff000002000 r-xp 0 00:00 0 [vdso]\n").unwrap();
-        let theirs = memory(&[(0x2000_0020_0000, 0x2000_0100_0000), (0x7000_0000_0000, 0x7000_0001_0000)]);
+        let theirs = [(0x2000_0020_0000, 0x2000_0100_0000), (0x7000_0000_0000, 0x7000_0001_0000)];
+        let theirs = memory(theirs.map(|(start, end)| anonymous(start, end)).to_vec());
         let region = here.find_place(&theirs, 0x5000).unwrap();
         assert_eq!(region.start, 0x2000_0110_0000);
         assert_eq!((region.program_end - region.start, region.end - region.program_end), (0x5000, 0x2000));
-        assert!(here.find_place(&memory(&[(0x1000, LAST)]), 0x1000).is_none());
+        assert!(here.find_place(&memory(vec![anonymous(0x1000, LAST)]), 0x1000).is_none());
     }
 }

@@ -103,6 +103,7 @@ pub mod calls {
     pub const SETSID: libc::c_long = libc::SYS_setsid;
     pub const WAIT4: libc::c_long = libc::SYS_wait4;
     pub const BRK: libc::c_long = libc::SYS_brk;
+    pub const ARCH_PRCTL: libc::c_long = libc::SYS_arch_prctl;
     pub const PRCTL: libc::c_long = libc::SYS_prctl;
     pub const RT_SIGACTION: libc::c_long = libc::SYS_rt_sigaction;
     pub const SIGALTSTACK: libc::c_long = libc::SYS_sigaltstack;

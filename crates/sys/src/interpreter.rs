@@ -231,6 +231,8 @@ pub mod calls {
     pub const CAPSET: libc::c_long = libc::SYS_capset;
     pub const SECCOMP: libc::c_long = libc::SYS_seccomp;
     pub const SCHED_SETATTR: libc::c_long = libc::SYS_sched_setattr;
+    pub const SCHED_SETAFFINITY: libc::c_long = libc::SYS_sched_setaffinity;
+    pub const MLOCK2: libc::c_long = libc::SYS_mlock2;
     pub const IOPRIO_SET: libc::c_long = libc::SYS_ioprio_set;
     pub const RT_TGSIGQUEUEINFO: libc::c_long = libc::SYS_rt_tgsigqueueinfo;
     pub const RT_SIGQUEUEINFO: libc::c_long = libc::SYS_rt_sigqueueinfo;

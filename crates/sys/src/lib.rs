@@ -10,6 +10,7 @@ pub mod clone;
 pub mod device_filter;
 pub mod ending;
 pub mod execute;
+pub mod extended_state;
 pub mod file_lock;
 pub mod injection;
 pub mod interpreter;

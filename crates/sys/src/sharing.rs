@@ -83,6 +83,33 @@ pub fn scheduling(tid: i32) -> io::Result<SchedulingAttributes> {
     })
 }
 
+/// The processors that a thread may run on, a bit each, without zeros at the end; 0: the calling thread.
+///
+/// # Errors
+/// What `sched_getaffinity(2)` says.
+pub fn processors(tid: i32) -> io::Result<Vec<u64>> {
+    // NR_CPUS is at most 8192.
+    let mut mask = vec![0_u64; 128];
+    // SAFETY: the mask lives through the call and its size is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_getaffinity,
+            tid,
+            size_of_val(mask.as_slice()),
+            mask.as_mut_ptr(),
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let used = mask
+        .iter()
+        .rposition(|word| *word != 0)
+        .map_or(0, |last| last + 1);
+    mask.truncate(used);
+    Ok(mask)
+}
+
 /// `ioprio_get(2)` of a thread.
 ///
 /// # Errors

@@ -105,10 +105,6 @@ pub fn outgoing_bytes(socket: BorrowedFd<'_>) -> io::Result<u32> {
 ///
 /// # Errors
 /// What `sendmsg(2)` says.
-#[expect(
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "one header is filled, field by field"
-)]
 pub fn pass_descriptors(
     socket: BorrowedFd<'_>,
     bytes: &[u8],

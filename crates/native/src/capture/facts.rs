@@ -10,7 +10,7 @@ use rustix::process::Resource;
 use super::inject::Room;
 use super::procfs::Status;
 use super::stopped::{Stopped, StoppedProcess, StoppedThread};
-use super::threads::resumable;
+use super::threads::{self, resumable};
 use crate::NativeError;
 use crate::image::{
     Clocks, Credentials, IntervalTimer, Limit, PosixTimer, Rseq, Scheduling, SeccompFilter,
@@ -29,6 +29,12 @@ const PR_GET_THP_DISABLE: u64 = 42;
 const PR_GET_IO_FLUSHER: u64 = 58;
 const PR_GET_MDWE: u64 = 66;
 const PR_TSC_ENABLE: u32 = 1;
+/// asm/prctl.h
+const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+/// `XFEATURE_MASK_XTILE`: their configuration, their data.
+const TILES: u64 = 0b11 << 17;
+/// What a process has to ask for.
+const TILE_DATA: u64 = 1 << 18;
 
 const CLOCK_MONOTONIC: u64 = 1;
 const CLOCK_BOOTTIME: u64 = 7;
@@ -45,7 +51,7 @@ const STACK_BYTES: usize = 24;
 
 /// The most calls that [`of_process`] makes, and the bytes they write.
 pub(crate) fn room_for(timers: usize) -> (usize, usize) {
-    let calls = SIGNALS as usize + 14 + timers;
+    let calls = SIGNALS as usize + 15 + timers;
     (calls, calls * ACTION_BYTES)
 }
 
@@ -163,6 +169,8 @@ pub(crate) fn of_process(
     };
     let monotonic = clock(CLOCK_MONOTONIC);
     let boot = clock(CLOCK_BOOTTIME);
+    let place = questions.place();
+    let tiles = questions.ask(calls::ARCH_PRCTL, [ARCH_GET_XCOMP_PERM, place]);
     let interval: Vec<usize> = (0..3)
         .map(|which| {
             let place = questions.place();
@@ -200,6 +208,13 @@ pub(crate) fn of_process(
         return Err(process
             .task
             .unheld("it has the time stamp counter disabled"));
+    }
+    // Kernels and processors without them do not know the question.
+    if answers
+        .words(tiles)
+        .is_ok_and(|words| words[0] & TILE_DATA != 0)
+    {
+        return Err(process.task.unheld("it may use tile registers (AMX)"));
     }
     let read = || {
         let mut interval_timers = [IntervalTimer::default(); 3];
@@ -387,6 +402,7 @@ pub(crate) fn of_thread(
     filters: &mut Filters,
 ) -> Result<Thread, NativeError> {
     let failed = || process.task.failed("read the settings of a thread");
+    threads::refuse_unheld(process, thread)?;
     let (most, _) = room_for(0);
     let mut questions = Questions::new(room, most);
     let place = questions.place();
@@ -448,6 +464,7 @@ pub(crate) fn of_thread(
                 flags: scheduling.flags,
                 io_priority: sharing::io_priority(tracee.tid())?,
             },
+            processors: processors(tracee.tid())?,
             timer_slack_ns: answers.result(slack)?,
             no_new_privileges: thread.status.no_new_privileges,
             seccomp: filters.of(thread)?,
@@ -456,7 +473,27 @@ pub(crate) fn of_thread(
     const {
         assert!(TIMER_BYTES <= ACTION_BYTES && STACK_BYTES <= ACTION_BYTES);
     }
-    read().map_err(failed())
+    let held = read().map_err(failed())?;
+    if uses_tiles(&held.extended_state) {
+        return Err(process.task.unheld("it uses tile registers (AMX)"));
+    }
+    Ok(held)
+}
+
+/// By the header of the extended state, which says what is in use.
+fn uses_tiles(extended_state: &[u8]) -> bool {
+    const HEADER: usize = 512;
+    let used = extended_state.get(HEADER..).and_then(<[u8]>::first_chunk);
+    used.is_some_and(|used| u64::from_ne_bytes(*used) & TILES != 0)
+}
+
+/// The processors that a thread keeps to, if they are not all that this program may use.
+fn processors(tid: i32) -> io::Result<Vec<u64>> {
+    let found = sharing::processors(tid)?;
+    if found == sharing::processors(0)? {
+        return Ok(Vec::new());
+    }
+    Ok(found)
 }
 
 /// Filters are the same for nearly all threads, and reading one takes long.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
 
+use super::inject::read_exactly;
 use super::objects::Objects;
 use super::procfs::MapLine;
 use super::stopped::StoppedProcess;
@@ -76,8 +77,10 @@ pub(crate) fn mappings(
                 grows_down: map.path == "[stack]",
                 locked: None,
                 unreserved: false,
+                droppable: false,
                 advice: MadviseFlags::default(),
                 pages: Vec::new(),
+                guards: Vec::new(),
             })
         })
         .collect()
@@ -192,11 +195,12 @@ pub(crate) fn apply(mapping: &mut Mapping, words: &[String]) -> Result<(), Strin
     for word in words {
         let advice = &mut mapping.advice;
         match word.as_str() {
-            // Read, write, execute, shared; that they may be; accounted; soft-dirty; a stack's kind of growth is below.
-            "rd" | "wr" | "ex" | "sh" | "mr" | "mw" | "me" | "ms" | "ac" | "sd" | "de" | "??" => {}
-            // Sealed by the kernel, a protection key of 0, droppable: contents that may vanish at any time.
-            "sl" | "dp" => {}
+            // Read, write, execute, shared; that they may be; accounted; soft-dirty; that there may be guards.
+            "rd" | "wr" | "ex" | "sh" | "mr" | "mw" | "me" | "ms" | "ac" | "sd" | "de" | "gu"
+            | "??" => {}
+            "dp" => mapping.droppable = true,
             "gd" => mapping.grows_down = true,
+            // Not of a copy.
             "lo" | "lf" => {}
             "nr" => mapping.unreserved = true,
             "dc" => advice.dont_fork = true,
@@ -207,12 +211,47 @@ pub(crate) fn apply(mapping: &mut Mapping, words: &[String]) -> Result<(), Strin
             "mg" => advice.mergeable = true,
             "sr" => advice.sequential = true,
             "rr" => advice.random = true,
-            "io" | "pf" | "mm" if matches!(mapping.backing, Backing::Vdso(_)) => {}
+            // Sealed by the kernel.
+            "io" | "pf" | "mm" | "sl" if matches!(mapping.backing, Backing::Vdso(_)) => {}
             other => {
                 let start = mapping.start;
                 return Err(format!("its memory at {start:#x} has the property {other}"));
             }
         }
     }
+    if mapping.advice.wipe_on_fork && !mapping.droppable {
+        let start = mapping.start;
+        return Err(format!(
+            "its memory at {start:#x} is wiped in children (MADV_WIPEONFORK)"
+        ));
+    }
     Ok(())
+}
+
+/// Notes what is locked (mlock(2)): a copy's memory never is, so this is of the process itself.
+pub(crate) fn note_locks(mappings: &mut [Mapping], flags: &[Flags]) {
+    let mut flags = flags.iter().peekable();
+    for mapping in mappings {
+        while flags.next_if(|flags| flags.start < mapping.start).is_some() {}
+        let Some(words) = flags.next_if(|flags| flags.start == mapping.start) else {
+            continue;
+        };
+        let has = |wanted: &str| words.words.iter().any(|word| word == wanted);
+        mapping.locked = has("lo").then(|| has("lf"));
+    }
+}
+
+/// BLAKE3 of the code of its vDSO.
+pub(crate) fn vdso_digest(
+    process: &StoppedProcess,
+    maps: &[MapLine],
+) -> Result<[u8; 32], NativeError> {
+    let task = &process.task;
+    let map = maps
+        .iter()
+        .find(|map| map.path == "[vdso]")
+        .ok_or_else(|| task.unheld("it has no vDSO"))?;
+    let mut code = vec![0; usize::try_from(map.end - map.start).unwrap_or(0)];
+    read_exactly(task.host_pid, map.start, &mut code).map_err(task.failed("read the vDSO"))?;
+    Ok(blake3::hash(&code).into())
 }

@@ -265,12 +265,17 @@ impl Seized {
         let maps = memory::maps(process)?;
         let mut mappings = memory::mappings(process, &maps, objects)?;
         if process.status.locked_kib != 0 {
-            return Err(task.unheld("it has locked memory (mlock(2))"));
+            let flags = memory::flags(task.host_pid).map_err(task.failed("read the memory map"))?;
+            memory::note_locks(&mut mappings, &flags);
         }
         let timers = facts::posix_timers(process, &self.stopped)?;
         let (calls, results) = facts::room_for(timers.len());
         let room = Room::make(process, &maps, calls.max(copy::CALLS), results)
             .map_err(task.failed("make room in the memory"))?;
+        // What is mapped from now on is locked at once, the room too.
+        if process.locked_kib()? != process.status.locked_kib {
+            return Err(task.unheld("it locks all memory that it will have (mlockall(2))"));
+        }
         let asked = facts::of_process(process, &room, &timers)?;
         clocks.get_or_insert(asked.clocks);
         let threads = process
@@ -310,6 +315,7 @@ impl Seized {
             memory: Memory {
                 layout: memory::layout(process, asked.brk)?,
                 mappings,
+                vdso_digest: memory::vdso_digest(process, &maps)?,
             },
             descriptors: Vec::new(),
             working_directory,

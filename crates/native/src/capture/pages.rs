@@ -104,6 +104,8 @@ fn write_mapping(
     pages: &mut PagesFile<'_>,
 ) -> Result<(), NativeError> {
     let failed = || task.failed("write out the memory");
+    let (start, end) = (mapping.start, mapping.end);
+    mapping.guards = guards(page_map.as_fd(), start, end).map_err(failed())?;
     let is_private = match &mapping.backing {
         Backing::Anonymous | Backing::PrivateFile { .. } => true,
         Backing::Object { shared, .. } => !shared,
@@ -112,15 +114,28 @@ fn write_mapping(
     if !is_private {
         return Ok(());
     }
-    let (start, end) = (mapping.start, mapping.end);
-    if !guards(page_map.as_fd(), start, end)
-        .map_err(failed())?
-        .is_empty()
-    {
-        return Err(task.unheld("it has guard pages (MADV_GUARD_INSTALL)"));
-    }
     let own = own_pages(page_map.as_fd(), start, end).map_err(failed())?;
+    // The kernel has guards among what is swapped out.
+    let own = without(&own, &mapping.guards);
     write_ranges(source_pid, mapping, &own, pages).map_err(failed())
+}
+
+/// `ranges` without what is in `others`; both by address.
+fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::with_capacity(ranges.len());
+    for (start, end) in ranges {
+        let mut at = *start;
+        for (from, to) in others.iter().filter(|(from, to)| to > start && from < end) {
+            if *from > at {
+                left.push((at, *from));
+            }
+            at = at.max(*to);
+        }
+        if at < *end {
+            left.push((at, *end));
+        }
+    }
+    left
 }
 
 fn write_ranges(

@@ -10,6 +10,8 @@ pub(crate) struct Stat {
     pub(crate) parent: i32,
     /// The number of the controlling terminal's device, 0 for none.
     pub(crate) terminal: u32,
+    /// What its parent gets at its end.
+    pub(crate) exit_signal: i32,
     pub(crate) start_code: u64,
     pub(crate) end_code: u64,
     pub(crate) start_stack: u64,
@@ -82,6 +84,7 @@ impl Stat {
                 .ok_or_else(|| invalid("stat"))?,
             parent: number(word(4), "stat")?,
             terminal: number::<i32>(word(7), "stat")?.cast_unsigned(),
+            exit_signal: number(word(38), "stat")?,
             start_code: address(26)?,
             end_code: address(27)?,
             start_stack: address(28)?,

@@ -15,6 +15,9 @@ use super::procfs::{Stat, Status};
 use super::task::Task;
 use crate::{NativeError, Owner};
 
+/// What tells of the end of a process that fork(2) made.
+const SIGCHLD: i32 = 17;
+
 /// How long a thread may take to stop. All of them are frozen, so it is microseconds.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -95,6 +98,12 @@ impl StoppedProcess {
     /// Whether it has ended since it was found.
     pub(crate) fn has_vanished(&self) -> bool {
         !self.is_zombie() && has_ended(self.task.host_pid)
+    }
+
+    /// How much of its memory is locked now.
+    pub(crate) fn locked_kib(&self) -> Result<u64, NativeError> {
+        let (status, _) = read(&self.task, &format!("/proc/{}", self.task.host_pid))?;
+        Ok(status.locked_kib)
     }
 
     /// The leader of a process that is no zombie.
@@ -245,6 +254,10 @@ fn seize_threads(process: &StoppedProcess) -> Result<Vec<Seized>, NativeError> {
     }
     if process.status.tracer != 0 {
         return Err(task.unheld("it is traced (ptrace(2))"));
+    }
+    if process.stat.exit_signal != SIGCHLD {
+        let signal = process.stat.exit_signal;
+        return Err(task.unheld(format!("its end is told by signal {signal}")));
     }
     let mut seized = Vec::new();
     for tid in threads(task)? {

@@ -2,10 +2,12 @@
 
 use std::io;
 
+use fermata_sys::sharing;
 use fermata_sys::tracee::{REGISTER_WORDS, Registers};
 
 use super::inject::read_exactly;
-use super::stopped::StoppedThread;
+use super::stopped::{StoppedProcess, StoppedThread};
+use crate::NativeError;
 use crate::image::Rseq;
 
 // linux/errno.h: a call that was interrupted and is to begin again; the kernel tells a tracer, never a program.
@@ -21,6 +23,29 @@ const TIMER_ABSTIME: u64 = 1;
 
 /// The length of `syscall`.
 const SYSCALL_BYTES: u64 = 2;
+
+/// Refuses what only programs of other kinds have.
+pub(crate) fn refuse_unheld(
+    process: &StoppedProcess,
+    thread: &StoppedThread,
+) -> Result<(), NativeError> {
+    /// `__USER_CS`, `__USER_DS`: code of 64 bits and its data.
+    const FLAT: (u64, u64) = (0x33, 0x2b);
+    /// Only `SCHED_DEADLINE` has parameters of its own.
+    const SCHED_DEADLINE: u32 = 6;
+    let task = &process.task;
+    let registers = &thread.registers;
+    let selectors = [registers.ds, registers.es, registers.fs, registers.gs];
+    if (registers.cs, registers.ss) != FLAT || selectors != [0; 4] {
+        return Err(task.unheld("it uses segments, as programs of 32 bits do"));
+    }
+    let scheduling = thread.host_tid().and_then(sharing::scheduling);
+    let scheduling = scheduling.map_err(task.failed("read the scheduling"))?;
+    if scheduling.policy == SCHED_DEADLINE {
+        return Err(task.unheld("it is scheduled by deadlines (sched(7))"));
+    }
+    Ok(())
+}
 
 /// The registers with which a thread goes on: an interrupted call begins again. What the kernel remembers of one
 /// (`restart_syscall(2)`) is lost with the process, so that a wait with a limit waits all of it again; a sleep tells what is left.

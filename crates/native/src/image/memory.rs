@@ -9,6 +9,8 @@ pub struct Memory {
     pub layout: Layout,
     /// By address, without overlap, without `[vsyscall]`.
     pub mappings: Vec<Mapping>,
+    /// BLAKE3 of the code of its `[vdso]`: the program may be in the middle of it, and has addresses in it.
+    pub vdso_digest: [u8; 32],
 }
 
 /// `struct prctl_mm_map`.
@@ -49,10 +51,14 @@ pub struct Mapping {
     pub locked: Option<bool>,
     /// No swap is reserved for it (`MAP_NORESERVE`).
     pub unreserved: bool,
+    /// The kernel may take its pages back at any time (`MAP_DROPPABLE`); none of them is kept.
+    pub droppable: bool,
     /// Advice that lasts.
     pub advice: MadviseFlags,
     /// Pages whose content is kept, by address: only of private mappings. All others are what the backing has, or zero.
     pub pages: Vec<PageRun>,
+    /// Guards (`MADV_GUARD_INSTALL`): first address and one past the last of each, by address.
+    pub guards: Vec<(u64, u64)>,
 }
 
 /// What is behind a mapping.

@@ -104,6 +104,8 @@ pub struct Thread {
     pub credentials: Credentials,
     /// How it is scheduled.
     pub scheduling: Scheduling,
+    /// `sched_getaffinity(2)`: a bit a processor; empty when it is what the sandbox began with.
+    pub processors: Vec<u64>,
     /// `PR_GET_TIMERSLACK`.
     pub timer_slack_ns: u64,
     /// `PR_GET_NO_NEW_PRIVS`.
@@ -149,7 +151,7 @@ pub struct Credentials {
     pub secure_bits: u32,
 }
 
-/// `sched_getattr(2)`, `ioprio_get(2)` and `sched_getaffinity(2)`.
+/// `sched_getattr(2)` and `ioprio_get(2)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scheduling {
     /// `SCHED_*`.

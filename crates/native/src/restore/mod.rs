@@ -108,18 +108,22 @@ fn foregrounds(image: &Image) -> Vec<Foreground> {
 
 /// Above the number of any descriptor of the tree.
 fn floor(image: &Image) -> Result<RawFd, NativeError> {
-    let highest = image
+    /// No system allows more (`sysctl_nr_open_max` of fs/file.c), and there is room above.
+    const MOST: RawFd = 1 << 30;
+    let numbers = image
         .living()
         .flat_map(|(_, alive)| &alive.descriptors)
-        .map(|descriptor| descriptor.number)
-        .max()
-        .unwrap_or(2);
-    highest
-        .max(2)
-        .checked_add(1)
-        .ok_or_else(|| NativeError::Image {
-            reason: format!("a descriptor with the number {highest}"),
-        })
+        .map(|descriptor| descriptor.number);
+    let mut floor = 3;
+    for number in numbers {
+        if !(0..MOST).contains(&number) {
+            return Err(NativeError::Image {
+                reason: format!("a descriptor with the number {number}"),
+            });
+        }
+        floor = floor.max(number + 1);
+    }
+    Ok(floor)
 }
 
 /// Puts what every process waits by at three numbers in a row from `floor`, and the pages above.

@@ -7,22 +7,26 @@ use crate::image::{Backing, Mapping, Memory, VdsoPart};
 
 use super::assembler::{Assembler, List};
 use super::fill;
-use fermata_sys::interpreter::calls;
+use super::place::Here;
+use fermata_sys::interpreter::{Expect, calls};
 
 // linux/mman.h
+const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
 const MAP_SHARED: u64 = 0x1;
 const MAP_PRIVATE: u64 = 0x2;
+const MAP_DROPPABLE: u64 = 0x8;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_GROWSDOWN: u64 = 0x100;
 const MAP_NORESERVE: u64 = 0x4000;
 const MAP_STACK: u64 = 0x2_0000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 const MREMAP_MAYMOVE_FIXED: u64 = 3;
+const MADV_GUARD_INSTALL: u64 = 102;
+const MLOCK_ONFAULT: u64 = 1;
 
 /// The end of a program's addresses (`TASK_SIZE` with four levels of page tables).
 pub(crate) const END: u64 = 0x7fff_ffff_f000;
-const LOWEST: u64 = 0x1000;
 
 /// Files that mappings need, open in this process.
 #[derive(Debug, Default)]
@@ -50,43 +54,19 @@ pub(crate) struct Region {
     pub(crate) end: u64,
 }
 
-/// Refuses what no kernel would have told.
-pub(crate) fn check(memory: &Memory) -> Result<(), NativeError> {
-    let damaged = |reason: String| Err(NativeError::Image { reason });
-    let mut before = LOWEST;
-    for mapping in &memory.mappings {
-        let (start, end) = (mapping.start, mapping.end);
-        if start % 4096 != 0 || end % 4096 != 0 || start < before || end <= start || end > END {
-            return damaged(format!("a mapping from {start:#x} to {end:#x}"));
-        }
-        before = end;
-        let mut page = start;
-        for run in &mapping.pages {
-            let run_end = run.start.checked_add(run.bytes);
-            let fits = run.start >= page && run_end.is_some_and(|run_end| run_end <= end);
-            let whole = run.start % 4096 == 0 && run.bytes % 4096 == 0 && run.offset % 4096 == 0;
-            if !fits || !whole || run.bytes == 0 || run.offset.checked_add(run.bytes).is_none() {
-                return damaged(format!("pages at {:#x}", run.start));
-            }
-            page = run.start + run.bytes;
-        }
-    }
-    Ok(())
-}
-
 /// Gives up all memory but the region, and makes the image's.
 pub(crate) fn add(
     assembler: &mut Assembler,
     list: &mut List,
     memory: &Memory,
     files: &Files,
-    here: &[Vdso],
+    here: &Here,
     region: Region,
     huge_pages: bool,
 ) -> Result<(), NativeError> {
     let mut place = region.program_end;
     let mut parked = Vec::new();
-    for vdso in here {
+    for vdso in &here.vdso {
         let arguments = [
             vdso.start,
             vdso.bytes,
@@ -95,7 +75,7 @@ pub(crate) fn add(
             place,
         ];
         let call = list.call(assembler, "move the vDSO", calls::MREMAP, arguments);
-        call.expect = fermata_sys::interpreter::Expect::Exactly(place);
+        call.expect = Expect::Exactly(place);
         parked.push(Vdso {
             start: place,
             ..*vdso
@@ -119,7 +99,7 @@ pub(crate) fn add(
     for mapping in &memory.mappings {
         settle(assembler, list, mapping);
     }
-    restore_vdso(assembler, list, memory, &parked)?;
+    restore_vdso(assembler, list, memory, here, &parked)?;
     set_layout(assembler, list, memory, files.executable);
     Ok(())
 }
@@ -138,6 +118,8 @@ fn map(
         found.ok_or_else(|| missing(path))
     };
     let (flags, descriptor, offset) = match &mapping.backing {
+        // A type of its own, in place of private.
+        Backing::Anonymous if mapping.droppable => (MAP_DROPPABLE | MAP_ANONYMOUS, -1, 0),
         Backing::Anonymous => (MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
         Backing::PrivateFile { path, offset } => (MAP_PRIVATE, file(path, false)?, *offset),
         Backing::SharedFile {
@@ -180,7 +162,7 @@ fn map(
         offset,
     ];
     let call = list.call(assembler, "map memory", calls::MMAP, arguments);
-    call.expect = fermata_sys::interpreter::Expect::Exactly(mapping.start);
+    call.expect = Expect::Exactly(mapping.start);
     Ok(())
 }
 
@@ -209,14 +191,56 @@ fn settle(assembler: &mut Assembler, list: &mut List, mapping: &Mapping) {
             list.call(assembler, "advise about memory", calls::MADVISE, arguments);
         }
     }
+    for (start, end) in &mapping.guards {
+        let arguments = [*start, end - start, MADV_GUARD_INSTALL];
+        list.call(assembler, "guard memory", calls::MADVISE, arguments);
+    }
+    // After the guards, which locked memory does not take.
+    if let Some(on_fault) = mapping.locked {
+        let flags = if on_fault { MLOCK_ONFAULT } else { 0 };
+        let arguments = [start, bytes, flags];
+        let call = list.call(assembler, "lock memory", calls::MLOCK2, arguments);
+        // It is locked also when it cannot be populated because something in it cannot be read, which is told (mlock(2)).
+        let is_whole = mapping.backing == Backing::Anonymous && mapping.guards.is_empty();
+        if !is_whole || mapping.protection & PROT_READ == 0 {
+            call.expect = Expect::Anything;
+        }
+    }
 }
 
 fn restore_vdso(
     assembler: &mut Assembler,
     list: &mut List,
     memory: &Memory,
+    here: &Here,
     parked: &[Vdso],
 ) -> Result<(), NativeError> {
+    let another = || NativeError::Image {
+        reason: "its vDSO is not that of this kernel".to_owned(),
+    };
+    // Its code finds its variables by their distance.
+    let theirs = memory
+        .mappings
+        .iter()
+        .filter_map(|mapping| match mapping.backing {
+            Backing::Vdso(part) => Some((part, mapping.start, mapping.end - mapping.start)),
+            _ => None,
+        });
+    let ours = here
+        .vdso
+        .iter()
+        .map(|vdso| (vdso.part, vdso.start, vdso.bytes));
+    let theirs = shape(theirs);
+    if theirs.is_empty() {
+        for vdso in parked {
+            let range = [vdso.start, vdso.bytes];
+            list.call(assembler, "give up the vDSO", calls::MUNMAP, range);
+        }
+        return Ok(());
+    }
+    if theirs != shape(ours) || memory.vdso_digest != here.vdso_digest {
+        return Err(another());
+    }
     let parts = memory
         .mappings
         .iter()
@@ -229,9 +253,7 @@ fn restore_vdso(
         let vdso = parked
             .iter()
             .find(|vdso| vdso.part == part && vdso.bytes == bytes)
-            .ok_or_else(|| NativeError::Image {
-                reason: "its vDSO is not that of this kernel".to_owned(),
-            })?;
+            .ok_or_else(another)?;
         let arguments = [
             vdso.start,
             bytes,
@@ -240,9 +262,17 @@ fn restore_vdso(
             mapping.start,
         ];
         let call = list.call(assembler, "move the vDSO", calls::MREMAP, arguments);
-        call.expect = fermata_sys::interpreter::Expect::Exactly(mapping.start);
+        call.expect = Expect::Exactly(mapping.start);
     }
     Ok(())
+}
+
+/// Kinds, distances from the first and sizes.
+fn shape(parts: impl Iterator<Item = (VdsoPart, u64, u64)>) -> Vec<(VdsoPart, u64, u64)> {
+    let mut origin = None;
+    parts
+        .map(|(part, start, bytes)| (part, start - *origin.get_or_insert(start), bytes))
+        .collect()
 }
 
 /// `struct prctl_mm_map`

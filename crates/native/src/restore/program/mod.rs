@@ -12,7 +12,10 @@ mod fill;
 mod frame;
 mod place;
 mod process;
+#[cfg(test)]
+mod tests;
 mod thread;
+mod validate;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -46,7 +49,7 @@ pub struct Waiting {
 pub struct Resources<'a> {
     /// The pages file.
     pub pages: BorrowedFd<'a>,
-    /// [`Image::shared_objects`], open.
+    /// [`crate::image::Image::shared_objects`], open.
     pub objects: &'a [OwnedFd],
     /// How it waits.
     pub waiting: Waiting,
@@ -90,7 +93,11 @@ impl Program {
                 source,
             }
         };
-        address_space::check(&alive.memory)?;
+        let pages_bytes = rustix::fs::fstat(resources.pages)
+            .map_err(NativeError::file("look at", crate::image::PAGES_FILE))?
+            .st_size;
+        let pages_bytes = u64::try_from(pages_bytes).unwrap_or(0);
+        validate::process(process.pid, alive, resources.objects.len(), pages_bytes)?;
         let floor = resources.waiting.go + 1;
         let mut opened = Opened::new(floor);
         let files = opened.files(alive, resources)?;
@@ -198,7 +205,7 @@ fn assemble(
         &mut main,
         &alive.memory,
         files,
-        &here.vdso,
+        here,
         region,
         huge_pages,
     )?;
@@ -213,7 +220,7 @@ fn assemble(
     process::signals(assembler, &mut main, pid, alive);
     for thread in others {
         let mut list = List::default();
-        thread::begin(assembler, &mut list, thread);
+        thread::begin(assembler, &mut list, thread)?;
         process::thread_signals(assembler, &mut list, pid, thread.tid, &thread.pending);
         thread::become_itself(assembler, &mut list, thread, alive.dumpable);
         thread::end(assembler, &mut list, thread, waiting, |_, _| {})?;
@@ -224,7 +231,7 @@ fn assemble(
         let call = main.call(assembler, "make a thread", calls::CLONE3, [arguments, 80]);
         call.child = child;
     }
-    thread::begin(assembler, &mut main, leader);
+    thread::begin(assembler, &mut main, leader)?;
     process::thread_signals(assembler, &mut main, pid, leader.tid, &leader.pending);
     process::timers(assembler, &mut main, alive);
     process::limits(assembler, &mut main, alive, limits);

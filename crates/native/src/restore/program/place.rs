@@ -1,7 +1,9 @@
 //! Where a program lies: where neither this process nor the one that it becomes has anything.
 
+use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use crate::image::{Memory, VdsoPart};
 
@@ -19,17 +21,27 @@ const DISTANCE: u64 = 1 << 20;
 pub(crate) struct Here {
     taken: Vec<(u64, u64)>,
     pub(crate) vdso: Vec<Vdso>,
+    /// [`Memory::vdso_digest`], of this process.
+    pub(crate) vdso_digest: [u8; 32],
 }
 
 impl Here {
     pub(crate) fn read() -> io::Result<Self> {
-        Self::parse(&std::fs::read_to_string("/proc/self/maps")?)
+        let mut here = Self::parse(&std::fs::read_to_string("/proc/self/maps")?)?;
+        if let Some(code) = here.vdso.iter().find(|vdso| vdso.part == VdsoPart::Code) {
+            let bytes = usize::try_from(code.bytes).map_err(|_| io::ErrorKind::InvalidData)?;
+            let mut content = vec![0; bytes];
+            File::open("/proc/self/mem")?.read_exact_at(&mut content, code.start)?;
+            here.vdso_digest = blake3::hash(&content).into();
+        }
+        Ok(here)
     }
 
-    fn parse(maps: &str) -> io::Result<Self> {
+    pub(super) fn parse(maps: &str) -> io::Result<Self> {
         let mut here = Self {
             taken: Vec::new(),
             vdso: Vec::new(),
+            vdso_digest: [0; 32],
         };
         for line in maps.lines() {
             let range = line.split(' ').next().and_then(|range| {
@@ -93,35 +105,16 @@ impl Here {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Backing, Layout, MadviseFlags, Mapping};
-
-    fn memory(ranges: &[(u64, u64)]) -> Memory {
-        Memory {
-            layout: Layout::default(),
-            mappings: ranges
-                .iter()
-                .map(|(start, end)| Mapping {
-                    start: *start,
-                    end: *end,
-                    protection: 3,
-                    backing: Backing::Anonymous,
-                    grows_down: false,
-                    locked: None,
-                    unreserved: false,
-                    advice: MadviseFlags::default(),
-                    pages: Vec::new(),
-                })
-                .collect(),
-        }
-    }
+    use crate::restore::program::tests::{anonymous, memory};
 
     #[test]
     fn a_program_lies_where_nothing_is() {
         let here = Here::parse("200000000000-200000010000 r-xp 0 00:00 0 x\n7ff000000000-7ff000002000 r-xp 0 00:00 0 [vdso]\n").unwrap();
-        let theirs = memory(&[
+        let theirs = [
             (0x2000_0020_0000, 0x2000_0100_0000),
             (0x7000_0000_0000, 0x7000_0001_0000),
-        ]);
+        ];
+        let theirs = memory(theirs.map(|(start, end)| anonymous(start, end)).to_vec());
         let region = here.find_place_from(FIRST, &theirs, 0x5000).unwrap();
         assert_eq!(region.start, 0x2000_0110_0000);
         assert_eq!(
@@ -132,7 +125,7 @@ mod tests {
             (0x5000, 0x2000)
         );
         assert!(
-            here.find_place(&memory(&[(0x1000, LAST)]), 0x1000)
+            here.find_place(&memory(vec![anonymous(0x1000, LAST)]), 0x1000)
                 .is_none()
         );
     }

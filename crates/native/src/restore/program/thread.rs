@@ -7,7 +7,7 @@ use crate::image::{Credentials, SeccompFilter, Thread};
 
 use super::Waiting;
 use super::assembler::{Assembler, List};
-use super::frame;
+use super::frame::{self, FS_BASE, GS_BASE};
 
 // asm/prctl.h, linux/prctl.h
 const ARCH_SET_GS: u64 = 0x1001;
@@ -28,13 +28,14 @@ const CAPABILITY_VERSION: u64 = 0x2008_0522;
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 const DEFAULT_SLACK_NS: u64 = 50_000;
 
-/// Where a thread's registers are in `struct user_regs_struct`.
-const FS_BASE: usize = 21;
-const GS_BASE: usize = 22;
-
 /// What it is to the kernel as soon as it exists.
-pub(super) fn begin(assembler: &mut Assembler, list: &mut List, thread: &Thread) {
-    let base = |at: usize| thread.registers.get(at).copied().unwrap_or(0);
+pub(super) fn begin(
+    assembler: &mut Assembler,
+    list: &mut List,
+    thread: &Thread,
+) -> Result<(), NativeError> {
+    let registers = frame::registers(thread)?;
+    let base = |at: usize| registers[at];
     let words = "set up a thread";
     list.call(
         assembler,
@@ -80,6 +81,7 @@ pub(super) fn begin(assembler: &mut Assembler, list: &mut List, thread: &Thread)
         list.call(assembler, words, calls::PRCTL, arguments);
     }
     schedule(assembler, list, thread);
+    Ok(())
 }
 
 fn schedule(assembler: &mut Assembler, list: &mut List, thread: &Thread) {
@@ -99,6 +101,14 @@ fn schedule(assembler: &mut Assembler, list: &mut List, thread: &Thread) {
             0,
         ]);
         list.call(assembler, words, calls::SCHED_SETATTR, [0, attributes, 0]);
+    }
+    if !thread.processors.is_empty() {
+        let bytes = thread.processors.len() as u64 * 8;
+        let processors = assembler.add_words(thread.processors.iter().copied());
+        // None of them may be there any more: all the others, then.
+        let arguments = [0, bytes, processors];
+        list.call(assembler, words, calls::SCHED_SETAFFINITY, arguments)
+            .expect = Expect::Anything;
     }
     // None, or the default of the best-effort class (ioprio_set(2)).
     if !matches!(scheduling.io_priority, 0 | 0x4004) {

@@ -46,7 +46,7 @@ pub(crate) fn restore(image: &Image, pages: &File, objects: Vec<OwnedFd>) -> Res
             if image.processes[0].pid != 1 {
                 ends = split_again(ends);
             }
-            let error = become_it(image, pages, objects, ends);
+            let error = become_it(image, pages, &objects, ends);
             eprintln!("{error:?}");
             std::process::exit(99);
         }
@@ -79,7 +79,7 @@ fn split_again(ends: [OwnedFd; 5]) -> [OwnedFd; 5] {
 fn become_it(
     image: &Image,
     pages: &File,
-    objects: Vec<OwnedFd>,
+    objects: &[OwnedFd],
     [arrived, go, failure, input, output]: [OwnedFd; 5],
 ) -> NativeError {
     let process = &image.processes[0];
@@ -97,7 +97,7 @@ fn become_it(
     };
     let resources = Resources {
         pages: pages.as_fd(),
-        objects: &objects,
+        objects,
         waiting,
     };
     own_process::block_all_signals().unwrap();

@@ -35,7 +35,7 @@ pub(crate) struct Restored {
 }
 
 /// Splits off a process that becomes the image's first one, as process 1 of a pid namespace.
-pub(crate) fn restore(image: &Image, pages: &File, objects: Vec<OwnedFd>) -> Restored {
+pub(crate) fn restore(image: &Image, pages: &File, objects: &[OwnedFd]) -> Restored {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (arrived, go, failure) = (pipe(), pipe(), pipe());
     let (input, output) = (pipe(), pipe());
@@ -46,7 +46,7 @@ pub(crate) fn restore(image: &Image, pages: &File, objects: Vec<OwnedFd>) -> Res
             if image.processes[0].pid != 1 {
                 ends = split_again(ends);
             }
-            let error = become_it(image, pages, &objects, ends);
+            let error = become_it(image, pages, objects, ends);
             eprintln!("{error:?}");
             std::process::exit(99);
         }

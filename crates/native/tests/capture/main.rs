@@ -1,85 +1,20 @@
 //! Capturing processes that run on.
 
+#![expect(clippy::unwrap_used, reason = "a test's fixture fails the test")]
+
+mod guest;
+mod hostile;
+
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::path::Path;
-    use std::process::{Child, Command, Stdio};
 
     use fermata_native::capture::Seized;
-    use fermata_native::image::{Backing, Clocks, Image, State};
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use fermata_native::NativeError;
+    use fermata_native::image::{Backing, Image, Mapping, State};
 
-    const CLOCKS: Clocks = Clocks {
-        monotonic_ns: 0,
-        boot_ns: 0,
-    };
-
-    /// A Python program that is asked and answers by lines. Nothing of this test is open in it while it waits.
-    struct Guest {
-        child: Child,
-        directory: tempfile::TempDir,
-    }
-
-    impl Guest {
-        fn start(program: &str) -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            for name in ["questions", "answers"] {
-                let path = directory.path().join(name);
-                mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-            }
-            let child = Command::new("python3")
-                .args(["-c", program])
-                .current_dir(directory.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let guest = Self { child, directory };
-            assert_eq!(guest.answer(), "ready");
-            guest
-        }
-
-        fn answer(&self) -> String {
-            fs::read_to_string(self.directory.path().join("answers")).unwrap()
-        }
-
-        fn ask(&self, question: &str) -> String {
-            fs::write(self.directory.path().join("questions"), question).unwrap();
-            self.answer()
-        }
-
-        fn pid(&self) -> i32 {
-            self.child.id().cast_signed()
-        }
-    }
-
-    impl Drop for Guest {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-
-    const GUEST: &str = "
-import os, signal, threading
-# What this test was started with by accident is not its own.
-os.closerange(3, 65536)
-def answer(*words):
-    with open('answers', 'w') as answers:
-        print(*words, end='', file=answers)
-signal.signal(signal.SIGUSR1, lambda *_: None)
-signal.setitimer(signal.ITIMER_REAL, 1000, 5)
-data = bytearray(b'fermata!' * (4 << 20 >> 3))
-threading.Thread(target=threading.Event().wait, daemon=True).start()
-answer('ready')
-while True:
-    with open('questions') as questions:
-        line = questions.read()
-    data[0] += 1
-    answer(line, data[0], threading.active_count())
-";
+    use crate::guest::{CLOCKS, GUEST, Guest};
 
     #[test]
     fn a_process_is_held_and_does_not_notice() {
@@ -129,6 +64,76 @@ while True:
         assert!(found <= 1);
         assert!(pages.windows(12).any(|bytes| bytes == b"germata!ferm"));
         assert!(pages.len() > 4 << 20);
+    }
+
+    /// Locked and guarded memory, and a thread that keeps to a processor.
+    const ODD_GUEST: &str = "
+import ctypes, mmap, os
+os.closerange(3, 65536)
+libc = ctypes.CDLL(None)
+memory = mmap.mmap(-1, 16 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.write(b'm' * 16 * 4096)
+place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+results = [libc.madvise(ctypes.c_void_p(place + 4 * 4096), 2 * 4096, 102)]
+locked = mmap.mmap(-1, 8 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+place = ctypes.addressof(ctypes.c_char.from_buffer(locked))
+results.append(libc.mlock2(ctypes.c_void_p(place), 8 * 4096, 1))
+os.sched_setaffinity(0, {0})
+with open('answers', 'w') as answers:
+    print('ready', end='', file=answers)
+while True:
+    with open('questions') as questions:
+        exec(questions.read())
+    with open('answers', 'w') as answers:
+        print(results, end='', file=answers)
+";
+
+    fn capture(guest: &Guest) -> Result<Image, NativeError> {
+        let directory = tempfile::tempdir().unwrap();
+        let seized = Seized::take(guest.pid(), &[guest.pid()])?;
+        let held = seized.hold(directory.path(), Vec::new(), CLOCKS, Path::new("/"))?;
+        seized.let_go();
+        held.write(directory.path())?;
+        Image::read(directory.path())
+    }
+
+    #[test]
+    fn locked_and_guarded_memory_and_processors_are_held() {
+        let guest = Guest::start(ODD_GUEST);
+        assert_eq!(guest.ask(""), "[0, 0]");
+        let image = capture(&guest).unwrap();
+        let (_, alive) = image.living().next().unwrap();
+        let mappings = &alive.memory.mappings;
+        let guarded: Vec<_> = mappings.iter().filter(|mapping| !mapping.guards.is_empty()).collect();
+        let [mapping] = guarded.as_slice() else {
+            panic!("{guarded:?}");
+        };
+        let [(start, end)] = mapping.guards[..] else {
+            panic!("{mapping:?}");
+        };
+        assert_eq!(end - start, 2 * 4096);
+        // Nothing is there to be kept, and all around is.
+        assert!(mapping.pages.iter().all(|run| run.start + run.bytes <= start || run.start >= end));
+        assert!(mapping.pages.iter().any(|run| run.start + run.bytes == start));
+        assert!(mapping.pages.iter().any(|run| run.start == end));
+        let locked = |mapping: &&Mapping| mapping.locked == Some(true) && mapping.end - mapping.start == 8 * 4096;
+        assert_eq!(mappings.iter().filter(locked).count(), 1);
+        assert_eq!(alive.threads[0].processors, [1]);
+        assert_ne!(alive.memory.vdso_digest, [0; 32]);
+    }
+
+    #[test]
+    fn memory_that_would_be_lost_is_refused() {
+        for (change, reason) in [
+            ("libc.madvise(ctypes.c_void_p(place), 4096, 18)", "is wiped in children"),
+            ("libc.mlockall(2)", "it locks all memory that it will have"),
+        ] {
+            let guest = Guest::start(ODD_GUEST);
+            assert_eq!(guest.ask(change), "[0, 0]");
+            let error = capture(&guest).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+            assert_eq!(guest.ask(""), "[0, 0]");
+        }
     }
 
     #[test]

@@ -136,8 +136,8 @@ mod tests {
                 memory
                     .cast::<u8>()
                     .wrapping_add(page * PAGE)
-                    .write_volatile(1)
-            };
+                    .write_volatile(1);
+            }
         }
         // SAFETY: inside of the mapping; reading maps the zero page.
         unsafe { memory.cast::<u8>().wrapping_add(20 * PAGE).read_volatile() };

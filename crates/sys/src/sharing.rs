@@ -102,7 +102,10 @@ pub fn processors(tid: i32) -> io::Result<Vec<u64>> {
     if result == -1 {
         return Err(io::Error::last_os_error());
     }
-    let used = mask.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
+    let used = mask
+        .iter()
+        .rposition(|word| *word != 0)
+        .map_or(0, |last| last + 1);
     mask.truncate(used);
     Ok(mask)
 }

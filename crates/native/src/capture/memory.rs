@@ -196,7 +196,8 @@ pub(crate) fn apply(mapping: &mut Mapping, words: &[String]) -> Result<(), Strin
         let advice = &mut mapping.advice;
         match word.as_str() {
             // Read, write, execute, shared; that they may be; accounted; soft-dirty; that there may be guards.
-            "rd" | "wr" | "ex" | "sh" | "mr" | "mw" | "me" | "ms" | "ac" | "sd" | "de" | "gu" | "??" => {}
+            "rd" | "wr" | "ex" | "sh" | "mr" | "mw" | "me" | "ms" | "ac" | "sd" | "de" | "gu"
+            | "??" => {}
             "dp" => mapping.droppable = true,
             "gd" => mapping.grows_down = true,
             // Not of a copy.
@@ -220,7 +221,9 @@ pub(crate) fn apply(mapping: &mut Mapping, words: &[String]) -> Result<(), Strin
     }
     if mapping.advice.wipe_on_fork && !mapping.droppable {
         let start = mapping.start;
-        return Err(format!("its memory at {start:#x} is wiped in children (MADV_WIPEONFORK)"));
+        return Err(format!(
+            "its memory at {start:#x} is wiped in children (MADV_WIPEONFORK)"
+        ));
     }
     Ok(())
 }

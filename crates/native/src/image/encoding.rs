@@ -60,6 +60,7 @@ impl Image {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn damaged(error: postcard::Error) -> NativeError {
     NativeError::Image {
         reason: error.to_string(),

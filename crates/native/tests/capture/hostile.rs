@@ -40,7 +40,12 @@ fn changes() -> impl Strategy<Value = Vec<(f64, Change)>> {
 }
 
 fn apply(bytes: &mut Vec<u8>, at: f64, change: &Change) {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a place")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a place"
+    )]
     let at = (bytes.len() as f64 * at) as usize;
     if at >= bytes.len() {
         return;
@@ -87,7 +92,11 @@ fn read(bytes: &[u8], pages: &File) -> Reached {
     let is_prepared = image
         .living()
         .all(|(process, alive)| Program::prepare(process, alive, resources).is_ok());
-    if is_prepared { Reached::Prepared } else { Reached::Planned }
+    if is_prepared {
+        Reached::Prepared
+    } else {
+        Reached::Planned
+    }
 }
 
 /// Memory that no image of this size explains ends this program.
@@ -111,7 +120,9 @@ fn whatever_is_done_to_an_image_it_is_read_or_refused() {
     let guest = Guest::start(GUEST);
     let directory = tempfile::tempdir().unwrap();
     let seized = Seized::take(guest.pid(), &[guest.pid()]).unwrap();
-    let held = seized.hold(directory.path(), Vec::new(), CLOCKS, Path::new("/")).unwrap();
+    let held = seized
+        .hold(directory.path(), Vec::new(), CLOCKS, Path::new("/"))
+        .unwrap();
     seized.let_go();
     held.write(directory.path()).unwrap();
     // As process 1 of a sandbox, which is what can be planned.
@@ -145,5 +156,8 @@ fn whatever_is_done_to_an_image_it_is_read_or_refused() {
         .unwrap();
     // Neither only the decoder is tried, nor only what nobody has touched.
     let [nothing, _, planned, prepared] = reached.into_inner();
-    assert!(nothing > 0 && planned > 0 && prepared > 0, "{nothing} {planned} {prepared}");
+    assert!(
+        nothing > 0 && planned > 0 && prepared > 0,
+        "{nothing} {planned} {prepared}"
+    );
 }

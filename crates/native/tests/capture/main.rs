@@ -1,8 +1,8 @@
 //! Capturing processes that run on.
 
-#![expect(clippy::unwrap_used, reason = "a test's fixture fails the test")]
-
+#[cfg(test)]
 mod guest;
+#[cfg(test)]
 mod hostile;
 
 #[cfg(test)]

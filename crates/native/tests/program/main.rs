@@ -95,7 +95,7 @@ impl Files {
     fn restore(&self, image: &Image) -> Restored {
         let object = rustix::fs::memfd_create("shared", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&object, PAGE).unwrap();
-        restore(image, &self.pages, vec![object])
+        restore(image, &self.pages, &[object])
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Restored {
 }
 
 /// Splits off a process that becomes the image's first one, as process 1 of a pid namespace.
-pub(crate) fn restore(image: &Image, pages: &File, objects: Vec<OwnedFd>) -> Restored {
+pub(crate) fn restore(image: &Image, pages: &File, objects: &[OwnedFd]) -> Restored {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (arrived, go, failure) = (pipe(), pipe(), pipe());
     let (input, output) = (pipe(), pipe());
@@ -79,7 +79,7 @@ fn split_again(ends: [OwnedFd; 5]) -> [OwnedFd; 5] {
 fn become_it(
     image: &Image,
     pages: &File,
-    objects: Vec<OwnedFd>,
+    objects: &[OwnedFd],
     [arrived, go, failure, input, output]: [OwnedFd; 5],
 ) -> NativeError {
     let process = &image.processes[0];
@@ -97,7 +97,7 @@ fn become_it(
     };
     let resources = Resources {
         pages: pages.as_fd(),
-        objects: &objects,
+        objects,
         waiting,
     };
     own_process::block_all_signals().unwrap();

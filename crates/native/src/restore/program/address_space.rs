@@ -67,7 +67,13 @@ pub(crate) fn add(
     let mut place = region.program_end;
     let mut parked = Vec::new();
     for vdso in &here.vdso {
-        let arguments = [vdso.start, vdso.bytes, vdso.bytes, MREMAP_MAYMOVE_FIXED, place];
+        let arguments = [
+            vdso.start,
+            vdso.bytes,
+            vdso.bytes,
+            MREMAP_MAYMOVE_FIXED,
+            place,
+        ];
         let call = list.call(assembler, "move the vDSO", calls::MREMAP, arguments);
         call.expect = Expect::Exactly(place);
         parked.push(Vdso {
@@ -78,7 +84,12 @@ pub(crate) fn add(
     }
     let unmap = "give up its memory";
     list.call(assembler, unmap, calls::MUNMAP, [0, region.start]);
-    list.call(assembler, unmap, calls::MUNMAP, [region.end, END - region.end]);
+    list.call(
+        assembler,
+        unmap,
+        calls::MUNMAP,
+        [region.end, END - region.end],
+    );
     for mapping in &memory.mappings {
         if !matches!(mapping.backing, Backing::Vdso(_)) {
             map(assembler, list, mapping, files)?;
@@ -208,11 +219,17 @@ fn restore_vdso(
         reason: "its vDSO is not that of this kernel".to_owned(),
     };
     // Its code finds its variables by their distance.
-    let theirs = memory.mappings.iter().filter_map(|mapping| match mapping.backing {
-        Backing::Vdso(part) => Some((part, mapping.start, mapping.end - mapping.start)),
-        _ => None,
-    });
-    let ours = here.vdso.iter().map(|vdso| (vdso.part, vdso.start, vdso.bytes));
+    let theirs = memory
+        .mappings
+        .iter()
+        .filter_map(|mapping| match mapping.backing {
+            Backing::Vdso(part) => Some((part, mapping.start, mapping.end - mapping.start)),
+            _ => None,
+        });
+    let ours = here
+        .vdso
+        .iter()
+        .map(|vdso| (vdso.part, vdso.start, vdso.bytes));
     let theirs = shape(theirs);
     if theirs.is_empty() {
         for vdso in parked {
@@ -224,17 +241,26 @@ fn restore_vdso(
     if theirs != shape(ours) || memory.vdso_digest != here.vdso_digest {
         return Err(another());
     }
-    let parts = memory.mappings.iter().filter_map(|mapping| match mapping.backing {
-        Backing::Vdso(part) => Some((part, mapping)),
-        _ => None,
-    });
+    let parts = memory
+        .mappings
+        .iter()
+        .filter_map(|mapping| match mapping.backing {
+            Backing::Vdso(part) => Some((part, mapping)),
+            _ => None,
+        });
     for (part, mapping) in parts {
         let bytes = mapping.end - mapping.start;
         let vdso = parked
             .iter()
             .find(|vdso| vdso.part == part && vdso.bytes == bytes)
             .ok_or_else(another)?;
-        let arguments = [vdso.start, bytes, bytes, MREMAP_MAYMOVE_FIXED, mapping.start];
+        let arguments = [
+            vdso.start,
+            bytes,
+            bytes,
+            MREMAP_MAYMOVE_FIXED,
+            mapping.start,
+        ];
         let call = list.call(assembler, "move the vDSO", calls::MREMAP, arguments);
         call.expect = Expect::Exactly(mapping.start);
     }

@@ -103,7 +103,8 @@ impl Assembler {
 
     /// Adds bytes; returns where they will be.
     pub(crate) fn add(&mut self, bytes: &[u8], alignment: usize) -> u64 {
-        self.data.resize(self.data.len().next_multiple_of(alignment), 0);
+        self.data
+            .resize(self.data.len().next_multiple_of(alignment), 0);
         let address = self.report() + self.data.len() as u64;
         self.data.extend_from_slice(bytes);
         address
@@ -147,7 +148,10 @@ impl Assembler {
     pub(crate) fn finish(mut self, list: &List) -> Assembled {
         let list = self.add_list(list);
         let mut bytes = code().to_vec();
-        bytes.resize(usize::try_from(Self::code_bytes()).unwrap_or(bytes.len()), 0);
+        bytes.resize(
+            usize::try_from(Self::code_bytes()).unwrap_or(bytes.len()),
+            0,
+        );
         let report = self.report();
         bytes.extend_from_slice(&self.data);
         bytes.resize(bytes.len().next_multiple_of(4096), 0);

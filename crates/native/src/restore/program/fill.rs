@@ -46,7 +46,8 @@ pub(super) fn add(
 fn provide(assembler: &mut Assembler, list: &mut List, mapping: &Mapping, huge_pages: bool) {
     let mut advise = |start: u64, end: u64, advice| {
         let arguments = [start, end - start, advice];
-        list.call(assembler, "provide memory", calls::MADVISE, arguments).expect = Expect::Anything;
+        list.call(assembler, "provide memory", calls::MADVISE, arguments)
+            .expect = Expect::Anything;
     };
     let may_be_huge =
         huge_pages && mapping.backing == Backing::Anonymous && !mapping.advice.no_huge_pages;

@@ -69,8 +69,28 @@ pub(crate) fn add(assembler: &mut Assembler, thread: &Thread) -> Result<u64, Nat
     let state = assembler.add(&state, 64);
     let registers = registers(thread)?;
     let [
-        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, _, rip, cs, flags,
-        rsp, ss, ..,
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        _,
+        rip,
+        cs,
+        flags,
+        rsp,
+        ss,
+        ..,
     ] = registers;
     let (stack, stack_flags, stack_bytes) = alternate_stack(thread)?;
     let words = [
@@ -145,14 +165,19 @@ fn extended_state(thread: &Thread) -> Result<Vec<u8>, NativeError> {
     }
     let available = extended_state::components() & !TILES;
     if used & !available != 0 {
-        return Err(wrong(&format!("with components {used:#x}, of which {available:#x} can be had here")));
+        return Err(wrong(&format!(
+            "with components {used:#x}, of which {available:#x} can be had here"
+        )));
     }
     // Only what is used: what ptrace(2) gives is larger than a frame may be where the kernel hands out components on request.
     let end = (2..63)
         .filter(|component| used & 1 << component != 0)
         .map(|component| extended_state::end_of(component) as usize)
         .fold(minimum, usize::max);
-    let mut state = state.get(..end).ok_or_else(|| wrong("that ends too early"))?.to_vec();
+    let mut state = state
+        .get(..end)
+        .ok_or_else(|| wrong("that ends too early"))?
+        .to_vec();
     let bytes = u32::try_from(end).map_err(|_| wrong("of an impossible size"))?;
     // struct _fpx_sw_bytes
     let mut software = Vec::with_capacity(48);
@@ -177,6 +202,9 @@ fn alternate_stack(thread: &Thread) -> Result<(u64, u32, u64), NativeError> {
     match flags & !DISARMED_BY_ITSELF {
         DISABLED => Ok(thread.alternate_stack),
         0 | ON_STACK if is_usable => Ok(thread.alternate_stack),
-        _ => Err(damaged(format!("thread {} has an impossible stack for signals", thread.tid))),
+        _ => Err(damaged(format!(
+            "thread {} has an impossible stack for signals",
+            thread.tid
+        ))),
     }
 }

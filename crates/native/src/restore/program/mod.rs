@@ -18,10 +18,11 @@ mod thread;
 mod validate;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 
-use fermata_sys::interpreter::{Entry, calls};
+use fermata_sys::interpreter::{self, calls};
 use fermata_sys::{own_process, restartable_sequences};
 use rustix::fs::{Mode, OFlags};
 
@@ -162,7 +163,7 @@ impl Program {
         restartable_sequences::unregister().map_err(failed("leave the restartable sequences"))?;
         // The program closes them.
         std::mem::forget(files);
-        own_process::enter_program(Entry {
+        own_process::enter_program(interpreter::Entry {
             code: base,
             list,
             report,
@@ -278,9 +279,8 @@ impl Opened {
                 _ => continue,
             };
             let key = (path.clone(), writable);
-            if !by_path.contains_key(&key) {
-                let number = self.open(path, writable)?;
-                by_path.insert(key, number);
+            if let Entry::Vacant(place) = by_path.entry(key) {
+                place.insert(self.open(path, writable)?);
             }
         }
         Ok(Files {

@@ -68,7 +68,10 @@ impl Here {
     pub(crate) fn find_place(&self, memory: &Memory, bytes: u64) -> Option<Region> {
         let vdso: u64 = self.vdso.iter().map(|vdso| vdso.bytes).sum();
         let needed = bytes + vdso;
-        let theirs = memory.mappings.iter().map(|mapping| (mapping.start, mapping.end));
+        let theirs = memory
+            .mappings
+            .iter()
+            .map(|mapping| (mapping.start, mapping.end));
         let mut taken: Vec<(u64, u64)> = self.taken.iter().copied().chain(theirs).collect();
         taken.sort_unstable();
         let mut start = FIRST;
@@ -98,11 +101,23 @@ mod tests {
     #[test]
     fn a_program_lies_where_nothing_is() {
         let here = Here::parse("200000000000-200000010000 r-xp 0 00:00 0 x\n7ff000000000-7ff000002000 r-xp 0 00:00 0 [vdso]\n").unwrap();
-        let theirs = [(0x2000_0020_0000, 0x2000_0100_0000), (0x7000_0000_0000, 0x7000_0001_0000)];
+        let theirs = [
+            (0x2000_0020_0000, 0x2000_0100_0000),
+            (0x7000_0000_0000, 0x7000_0001_0000),
+        ];
         let theirs = memory(theirs.map(|(start, end)| anonymous(start, end)).to_vec());
         let region = here.find_place(&theirs, 0x5000).unwrap();
         assert_eq!(region.start, 0x2000_0110_0000);
-        assert_eq!((region.program_end - region.start, region.end - region.program_end), (0x5000, 0x2000));
-        assert!(here.find_place(&memory(vec![anonymous(0x1000, LAST)]), 0x1000).is_none());
+        assert_eq!(
+            (
+                region.program_end - region.start,
+                region.end - region.program_end
+            ),
+            (0x5000, 0x2000)
+        );
+        assert!(
+            here.find_place(&memory(vec![anonymous(0x1000, LAST)]), 0x1000)
+                .is_none()
+        );
     }
 }

@@ -102,7 +102,9 @@ impl Model {
     fn range(&mut self, start: u64, bytes: u64) -> impl Iterator<Item = &mut Page> {
         let count = self.pages.range(start..start + bytes).count() as u64;
         assert_eq!(count, bytes.div_ceil(PAGE_BYTES), "a hole at {start:#x}");
-        self.pages.range_mut(start..start + bytes).map(|(_, page)| page)
+        self.pages
+            .range_mut(start..start + bytes)
+            .map(|(_, page)| page)
     }
 
     fn run(&mut self, call: &Call, written: &Written) {
@@ -111,7 +113,10 @@ impl Model {
             calls::MMAP => self.map(first, second, [third, fourth, fifth, sixth], call.expect),
             calls::MUNMAP => {
                 let (start, end) = (first, first + second);
-                assert!(end <= BASE || start >= PROGRAM_END, "the program is unmapped");
+                assert!(
+                    end <= BASE || start >= PROGRAM_END,
+                    "the program is unmapped"
+                );
                 self.pages.retain(|at, _| !(start..end).contains(at));
             }
             calls::MREMAP => {
@@ -123,8 +128,12 @@ impl Model {
                     assert_eq!(self.pages.insert(fifth + at, page), None, "moved over");
                 }
             }
-            calls::MPROTECT => self.range(first, second).for_each(|page| page.protection = third),
-            calls::MLOCK2 => self.range(first, second).for_each(|page| page.locked = Some(third)),
+            calls::MPROTECT => self
+                .range(first, second)
+                .for_each(|page| page.protection = third),
+            calls::MLOCK2 => self
+                .range(first, second)
+                .for_each(|page| page.locked = Some(third)),
             calls::MADVISE => self.advise(first, second, third, call.expect),
             calls::PREADV => {
                 assert_eq!((first, fifth), (u64::from(PAGES.cast_unsigned()), 0));
@@ -163,7 +172,11 @@ impl Model {
                 // Populating and collapsing leave nothing that a program could see, and may fail.
                 23 | 25 => assert_eq!((expect.0, page.protection & 2), (2, 2)),
                 102 => {
-                    assert_eq!((page.content, page.locked), (None, None), "a guard throws pages away");
+                    assert_eq!(
+                        (page.content, page.locked),
+                        (None, None),
+                        "a guard throws pages away"
+                    );
                     page.guard = true;
                 }
                 _ => page.advice.push(advice),
@@ -196,16 +209,17 @@ fn kernel_pages(vdso: u64) -> impl Iterator<Item = (u64, Page)> {
 }
 
 /// Four pages of variables, two of code.
-const PARTS: [(VdsoPart, u64, u64); 2] =
-    [(VdsoPart::Variables, 0, 4), (VdsoPart::Code, 4, 6)];
+const PARTS: [(VdsoPart, u64, u64); 2] = [(VdsoPart::Variables, 0, 4), (VdsoPart::Code, 4, 6)];
 
 fn expected(mappings: &[Mapping]) -> BTreeMap<u64, Page> {
     let mut pages = BTreeMap::new();
     for mapping in mappings {
         let (descriptor, offset, mut flags) = match mapping.backing {
-            Backing::Object { offset, shared, .. } => {
-                (u64::from(OBJECT.cast_unsigned()), offset, if shared { 1 } else { 2 })
-            }
+            Backing::Object { offset, shared, .. } => (
+                u64::from(OBJECT.cast_unsigned()),
+                offset,
+                if shared { 1 } else { 2 },
+            ),
             Backing::Vdso(_) => continue,
             _ => (u64::MAX, 0, 0x20 | if mapping.droppable { 8 } else { 2 }),
         };
@@ -217,9 +231,16 @@ fn expected(mappings: &[Mapping]) -> BTreeMap<u64, Page> {
             (mapping.advice.no_huge_pages, 15),
             (mapping.advice.dont_dump, 16),
         ];
-        let advice: Vec<u64> = advice.into_iter().filter(|(set, _)| *set).map(|(_, number)| number).collect();
+        let advice: Vec<u64> = advice
+            .into_iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, number)| number)
+            .collect();
         for address in (mapping.start..mapping.end).step_by(4096) {
-            let run = mapping.pages.iter().find(|run| (run.start..run.start + run.bytes).contains(&address));
+            let run = mapping
+                .pages
+                .iter()
+                .find(|run| (run.start..run.start + run.bytes).contains(&address));
             let page = Page {
                 protection: u64::from(mapping.protection),
                 flags,
@@ -228,7 +249,10 @@ fn expected(mappings: &[Mapping]) -> BTreeMap<u64, Page> {
                 content: run.map(|run| run.offset + address - run.start),
                 advice: advice.clone(),
                 locked: mapping.locked.map(u64::from),
-                guard: mapping.guards.iter().any(|(start, end)| (*start..*end).contains(&address)),
+                guard: mapping
+                    .guards
+                    .iter()
+                    .any(|(start, end)| (*start..*end).contains(&address)),
                 kernel: None,
             };
             pages.insert(address, page);
@@ -242,55 +266,70 @@ fn mappings() -> impl Strategy<Value = Vec<Mapping>> {
     let run = (0..4_u64, 1..600_u64, 0..2_u64);
     let mapping = (
         (0..3_u64, 1..1500_u64, 0..8_u32, 0..4_u8),
-        (any::<bool>(), any::<bool>(), any::<[bool; 3]>(), any::<Option<bool>>()),
+        (
+            any::<bool>(),
+            any::<bool>(),
+            any::<[bool; 3]>(),
+            any::<Option<bool>>(),
+        ),
         prop::collection::vec(run, 0..5),
     );
     prop::collection::vec(mapping, 0..8).prop_map(|mappings| {
         let (mut start, mut offset) = (0x10_0000, 0);
         mappings
             .into_iter()
-            .map(|((gap, pages, protection, kind), (grows_down, unreserved, advice, locked), runs)| {
-                start += gap * PAGE_BYTES;
-                let mut mapping = Mapping {
-                    protection,
-                    grows_down,
-                    unreserved,
-                    locked,
-                    droppable: kind == 3,
-                    advice: MadviseFlags {
-                        dont_fork: advice[0],
-                        dont_dump: advice[1],
-                        no_huge_pages: advice[2],
-                        ..MadviseFlags::default()
-                    },
-                    backing: match kind {
-                        1 | 2 => Backing::Object {
-                            object: 0,
-                            offset: PAGE_BYTES,
-                            shared: kind == 1,
+            .map(
+                |(
+                    (gap, pages, protection, kind),
+                    (grows_down, unreserved, advice, locked),
+                    runs,
+                )| {
+                    start += gap * PAGE_BYTES;
+                    let mut mapping = Mapping {
+                        protection,
+                        grows_down,
+                        unreserved,
+                        locked,
+                        droppable: kind == 3,
+                        advice: MadviseFlags {
+                            dont_fork: advice[0],
+                            dont_dump: advice[1],
+                            no_huge_pages: advice[2],
+                            ..MadviseFlags::default()
                         },
-                        _ => Backing::Anonymous,
-                    },
-                    ..anonymous(start, start + pages * PAGE_BYTES)
-                };
-                let mut at = mapping.start;
-                for (gap, pages, held_gap) in runs {
-                    at += gap * PAGE_BYTES;
-                    offset += held_gap * PAGE_BYTES;
-                    let bytes = (pages * PAGE_BYTES).min(mapping.end.saturating_sub(at));
-                    // Every second gap is a guard.
-                    if held_gap == 1 && gap > 0 && at < mapping.end {
-                        mapping.guards.push((at - gap * PAGE_BYTES, at));
+                        backing: match kind {
+                            1 | 2 => Backing::Object {
+                                object: 0,
+                                offset: PAGE_BYTES,
+                                shared: kind == 1,
+                            },
+                            _ => Backing::Anonymous,
+                        },
+                        ..anonymous(start, start + pages * PAGE_BYTES)
+                    };
+                    let mut at = mapping.start;
+                    for (gap, pages, held_gap) in runs {
+                        at += gap * PAGE_BYTES;
+                        offset += held_gap * PAGE_BYTES;
+                        let bytes = (pages * PAGE_BYTES).min(mapping.end.saturating_sub(at));
+                        // Every second gap is a guard.
+                        if held_gap == 1 && gap > 0 && at < mapping.end {
+                            mapping.guards.push((at - gap * PAGE_BYTES, at));
+                        }
+                        if bytes > 0 && kind != 1 {
+                            mapping.pages.push(PageRun {
+                                start: at,
+                                bytes,
+                                offset,
+                            });
+                            offset += bytes;
+                        }
+                        at += bytes;
                     }
-                    if bytes > 0 && kind != 1 {
-                        mapping.pages.push(PageRun { start: at, bytes, offset });
-                        offset += bytes;
-                    }
-                    at += bytes;
-                }
-                start = mapping.end;
-                mapping
-            })
+                    start = mapping.end;
+                    mapping
+                },
+            )
             .collect()
     })
 }
@@ -308,8 +347,16 @@ fn with_vdso(mut mappings: Vec<Mapping>, vdso: Option<u64>) -> Vec<Mapping> {
 
 fn here(vdso: u64) -> Here {
     let lines = PARTS.map(|(part, from, to)| {
-        let name = if part == VdsoPart::Code { "[vdso]" } else { "[vvar]" };
-        format!("{:x}-{:x} r-xp 0 00:00 0 {name}\n", vdso + from * PAGE_BYTES, vdso + to * PAGE_BYTES)
+        let name = if part == VdsoPart::Code {
+            "[vdso]"
+        } else {
+            "[vvar]"
+        };
+        format!(
+            "{:x}-{:x} r-xp 0 00:00 0 {name}\n",
+            vdso + from * PAGE_BYTES,
+            vdso + to * PAGE_BYTES
+        )
     });
     let mut here = Here::parse(&lines.concat()).unwrap();
     here.vdso_digest = [7; 32];
@@ -330,7 +377,15 @@ fn lay_out(memory: &Memory, here: &Here, huge_pages: bool) -> Result<Written, Na
     };
     let mut assembler = Assembler::new(BASE, 5, "process 1 (test)".to_owned());
     let mut list = List::default();
-    address_space::add(&mut assembler, &mut list, memory, &files, here, region, huge_pages)?;
+    address_space::add(
+        &mut assembler,
+        &mut list,
+        memory,
+        &files,
+        here,
+        region,
+        huge_pages,
+    )?;
     list.end(0);
     Ok(Written(assembler.finish(&list)))
 }
@@ -383,7 +438,13 @@ fn memory_that_cannot_be_is_refused() {
         change(&mut mapping);
         mapping
     };
-    let run = |start, bytes, offset| vec![PageRun { start, bytes, offset }];
+    let run = |start, bytes, offset| {
+        vec![PageRun {
+            start,
+            bytes,
+            offset,
+        }]
+    };
     let object = |object, offset| Backing::Object {
         object,
         offset,
@@ -396,13 +457,34 @@ fn memory_that_cannot_be_is_refused() {
         ("of the kernel", anonymous(0x10_0000, END + PAGE_BYTES)),
         ("protection", with(&|mapping| mapping.protection = 8)),
         ("object", with(&|mapping| mapping.backing = object(1, 0))),
-        ("offset", with(&|mapping| mapping.backing = object(0, u64::MAX - 4095))),
-        ("outside", with(&|mapping| mapping.pages = run(0x20_0000, 4096, 0))),
-        ("not held", with(&|mapping| mapping.pages = run(0x10_0000, 8192, 4096))),
-        ("nothing", with(&|mapping| mapping.pages = run(0x10_0000, 0, 0))),
-        ("wraps", with(&|mapping| mapping.pages = run(0x10_0000, u64::MAX - 4095, 0))),
-        ("guards outside", with(&|mapping| mapping.guards = vec![(0xf_f000, 0x10_1000)])),
-        ("guards twice", with(&|mapping| mapping.guards = vec![(0x10_0000, 0x10_2000), (0x10_1000, 0x10_3000)])),
+        (
+            "offset",
+            with(&|mapping| mapping.backing = object(0, u64::MAX - 4095)),
+        ),
+        (
+            "outside",
+            with(&|mapping| mapping.pages = run(0x20_0000, 4096, 0)),
+        ),
+        (
+            "not held",
+            with(&|mapping| mapping.pages = run(0x10_0000, 8192, 4096)),
+        ),
+        (
+            "nothing",
+            with(&|mapping| mapping.pages = run(0x10_0000, 0, 0)),
+        ),
+        (
+            "wraps",
+            with(&|mapping| mapping.pages = run(0x10_0000, u64::MAX - 4095, 0)),
+        ),
+        (
+            "guards outside",
+            with(&|mapping| mapping.guards = vec![(0xf_f000, 0x10_1000)]),
+        ),
+        (
+            "guards twice",
+            with(&|mapping| mapping.guards = vec![(0x10_0000, 0x10_2000), (0x10_1000, 0x10_3000)]),
+        ),
         (
             "shared with pages",
             with(&|mapping| {
@@ -411,9 +493,15 @@ fn memory_that_cannot_be_is_refused() {
             }),
         ),
     ] {
-        assert!(validate::memory(&memory(vec![mapping]), 1, 8192).is_err(), "{what}");
+        assert!(
+            validate::memory(&memory(vec![mapping]), 1, 8192).is_err(),
+            "{what}"
+        );
     }
-    assert!(validate::memory(&memory(vec![good(), good()]), 1, 8192).is_err(), "overlap");
+    assert!(
+        validate::memory(&memory(vec![good(), good()]), 1, 8192).is_err(),
+        "overlap"
+    );
     assert!(validate::memory(&memory(vec![good()]), 1, 8192).is_ok());
 }
 
@@ -431,6 +519,9 @@ fn another_vdso_is_refused() {
     half.mappings.remove(0);
     for memory in [another_code, another_shape, half] {
         let error = lay_out(&memory, &here(PLACE), true).err().unwrap();
-        assert_eq!(error.to_string(), "the image is damaged: its vDSO is not that of this kernel");
+        assert_eq!(
+            error.to_string(),
+            "the image is damaged: its vDSO is not that of this kernel"
+        );
     }
 }

@@ -37,15 +37,30 @@ pub(super) fn begin(
     let registers = frame::registers(thread)?;
     let base = |at: usize| registers[at];
     let words = "set up a thread";
-    list.call(assembler, words, calls::ARCH_PRCTL, [ARCH_SET_FS, base(FS_BASE)]);
+    list.call(
+        assembler,
+        words,
+        calls::ARCH_PRCTL,
+        [ARCH_SET_FS, base(FS_BASE)],
+    );
     if base(GS_BASE) != 0 {
-        list.call(assembler, words, calls::ARCH_PRCTL, [ARCH_SET_GS, base(GS_BASE)]);
+        list.call(
+            assembler,
+            words,
+            calls::ARCH_PRCTL,
+            [ARCH_SET_GS, base(GS_BASE)],
+        );
     }
     let (head, length) = thread.robust_list;
     if head != 0 {
         list.call(assembler, words, calls::SET_ROBUST_LIST, [head, length]);
     }
-    list.call(assembler, words, calls::SET_TID_ADDRESS, [thread.clear_tid_address]);
+    list.call(
+        assembler,
+        words,
+        calls::SET_TID_ADDRESS,
+        [thread.clear_tid_address],
+    );
     if let Some(rseq) = thread.rseq {
         let arguments = [
             rseq.address,
@@ -92,7 +107,8 @@ fn schedule(assembler: &mut Assembler, list: &mut List, thread: &Thread) {
         let processors = assembler.add_words(thread.processors.iter().copied());
         // None of them may be there any more: all the others, then.
         let arguments = [0, bytes, processors];
-        list.call(assembler, words, calls::SCHED_SETAFFINITY, arguments).expect = Expect::Anything;
+        list.call(assembler, words, calls::SCHED_SETAFFINITY, arguments)
+            .expect = Expect::Anything;
     }
     // None, or the default of the best-effort class (ioprio_set(2)).
     if !matches!(scheduling.io_priority, 0 | 0x4004) {
@@ -117,7 +133,8 @@ pub(super) fn become_itself(
     } = &thread.credentials;
     let words = "take on its identity";
     let setting = |assembler: &mut Assembler, list: &mut List, option, value| {
-        list.call(assembler, words, calls::PRCTL, [option, value, 0, 0, 0]).expect = Expect::Success;
+        list.call(assembler, words, calls::PRCTL, [option, value, 0, 0, 0])
+            .expect = Expect::Success;
     };
     setting(assembler, list, PR_SET_SECUREBITS, NO_SETUID_FIXUP);
     for capability in 0..64_u64 {
@@ -136,12 +153,22 @@ pub(super) fn become_itself(
     list.call(assembler, words, calls::SETGROUPS, [count, list_of_groups]);
     let ids = |ids: &[u32; 4]| ids.map(u64::from);
     let [real, effective_group, saved, file_system] = ids(groups);
-    list.call(assembler, words, calls::SETRESGID, [real, effective_group, saved]);
+    list.call(
+        assembler,
+        words,
+        calls::SETRESGID,
+        [real, effective_group, saved],
+    );
     if file_system != effective_group {
         list.call(assembler, words, calls::SETFSGID, [file_system]);
     }
     let [real, effective_user, saved, file_system] = ids(users);
-    list.call(assembler, words, calls::SETRESUID, [real, effective_user, saved]);
+    list.call(
+        assembler,
+        words,
+        calls::SETRESUID,
+        [real, effective_user, saved],
+    );
     if file_system != effective_user {
         list.call(assembler, words, calls::SETFSUID, [file_system]);
     }
@@ -158,13 +185,14 @@ pub(super) fn become_itself(
         install(assembler, list, &thread.seccomp);
     }
     let header = assembler.add_words([CAPABILITY_VERSION]);
-    let half = |mask: &u64, shift: u32| mask >> shift & 0xffff_ffff;
-    let mut sets = Vec::new();
-    for shift in [0, 32] {
-        for set in [effective, permitted, inheritable] {
-            sets.extend_from_slice(&(half(set, shift) as u32).to_ne_bytes());
-        }
-    }
+    // Two elements of effective, permitted, inheritable: the lower halves, then the upper ones.
+    let sets = [0, 4].map(|half| {
+        [effective, permitted, inheritable].map(|set| {
+            let bytes = set.to_le_bytes();
+            [bytes[half], bytes[half + 1], bytes[half + 2], bytes[half + 3]]
+        })
+    });
+    let sets = sets.concat().concat();
     let sets = assembler.add(&sets, 8);
     list.call(assembler, words, calls::CAPSET, [header, sets]);
     for capability in (0..64_u64).filter(|capability| ambient >> capability & 1 == 1) {

@@ -48,7 +48,9 @@ pub(super) fn process(
     if let Some(stopped_by) = alive.stopped_by
         && !(1..=SIGNALS).contains(&stopped_by)
     {
-        return Err(damaged(format!("process {pid} is stopped by signal {stopped_by}")));
+        return Err(damaged(format!(
+            "process {pid} is stopped by signal {stopped_by}"
+        )));
     }
     Ok(())
 }
@@ -194,11 +196,18 @@ fn filters(tid: i32, filters: &[SeccompFilter]) -> Result<(), NativeError> {
     let lengths = || filters.iter().map(|filter| filter.instructions.len());
     let together: usize = lengths().sum();
     if lengths().any(|length| length > MOST_INSTRUCTIONS) || together > MOST_INSTRUCTIONS_TOGETHER {
-        return Err(damaged(format!("thread {tid} has longer filters than the kernel takes")));
+        return Err(damaged(format!(
+            "thread {tid} has longer filters than the kernel takes"
+        )));
     }
-    if let Some(filter) = filters.iter().find(|filter| filter.flags & !KNOWN_FLAGS != 0) {
+    if let Some(filter) = filters
+        .iter()
+        .find(|filter| filter.flags & !KNOWN_FLAGS != 0)
+    {
         let flags = filter.flags;
-        return Err(damaged(format!("thread {tid} has a filter with flags {flags:#x}")));
+        return Err(damaged(format!(
+            "thread {tid} has a filter with flags {flags:#x}"
+        )));
     }
     Ok(())
 }
@@ -224,5 +233,8 @@ fn signal(signal: i32) -> Result<(), NativeError> {
 }
 
 fn wrong(mapping: &Mapping, what: &str) -> NativeError {
-    damaged(format!("the mapping at {:#x}-{:#x} {what}", mapping.start, mapping.end))
+    damaged(format!(
+        "the mapping at {:#x}-{:#x} {what}",
+        mapping.start, mapping.end
+    ))
 }

@@ -19,10 +19,24 @@ pub(crate) fn maps(process: &StoppedProcess) -> Result<Vec<MapLine>, NativeError
     let task = &process.task;
     let text = fs::read_to_string(format!("/proc/{}/maps", task.host_pid))
         .map_err(task.failed("read the memory map"))?;
-    text.lines()
-        .filter(|line| !line.ends_with("[vsyscall]") && !line.ends_with(PROGRAM_REGION))
+    let lines = text.lines().filter(|line| !line.ends_with("[vsyscall]"));
+    let (program, maps): (Vec<MapLine>, Vec<MapLine>) = lines
         .map(|line| MapLine::parse(line).map_err(task.failed("read the memory map")))
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .partition(|map| map.path == PROGRAM_REGION);
+    let is_in_program = |address: u64| {
+        let mut program = program.iter();
+        program.any(|map| (map.start..map.end).contains(&address))
+    };
+    let mut threads = process.threads.iter();
+    // Played on itself, a moment ago: it may go on, and has not yet.
+    if threads.any(|thread| is_in_program(thread.registers.rip)) {
+        return Err(NativeError::Busy {
+            owner: task.owner(),
+        });
+    }
+    Ok(maps)
 }
 
 pub(crate) fn layout(process: &StoppedProcess, brk: u64) -> Result<Layout, NativeError> {

@@ -7,6 +7,7 @@ use crate::image::{Alive, IntervalTimer, PosixTimer};
 use super::assembler::{Assembler, List};
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+const SIGCHLD: i32 = 17;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Nothing is left of it while its signal waits; only when that is taken does the kernel start it again (`posixtimer_rearm_itimer`).
 const ITIMER_REAL: u64 = 0;
@@ -16,6 +17,14 @@ pub(super) fn signals(assembler: &mut Assembler, list: &mut List, pid: i32, aliv
     const SIGNAL_SET_BYTES: u64 = 8;
     let words = "set up signals";
     let default = assembler.add_words([0; 4]);
+    // The default drops one that has come from a child that was made to end (`do_sigaction`): the program was told before.
+    let told = [
+        i64::from(SIGCHLD).cast_unsigned(),
+        default,
+        0,
+        SIGNAL_SET_BYTES,
+    ];
+    list.call(assembler, words, calls::RT_SIGACTION, told);
     for signal in 1..=64_i32 {
         let set = alive.actions.iter().find(|action| action.signal == signal);
         let action = set.map_or(default, |action| {

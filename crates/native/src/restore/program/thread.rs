@@ -185,16 +185,19 @@ pub(super) fn become_itself(
         install(assembler, list, &thread.seccomp);
     }
     let header = assembler.add_words([CAPABILITY_VERSION]);
-    let half = |mask: &u64, shift: u32| {
-        let bytes = (mask >> shift).to_le_bytes();
-        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-    };
-    let mut sets = Vec::new();
-    for shift in [0, 32] {
-        for set in [effective, permitted, inheritable] {
-            sets.extend_from_slice(&half(set, shift).to_ne_bytes());
-        }
-    }
+    // Two elements of effective, permitted, inheritable: the lower halves, then the upper ones.
+    let sets = [0, 4].map(|half| {
+        [effective, permitted, inheritable].map(|set| {
+            let bytes = set.to_le_bytes();
+            [
+                bytes[half],
+                bytes[half + 1],
+                bytes[half + 2],
+                bytes[half + 3],
+            ]
+        })
+    });
+    let sets = sets.concat().concat();
     let sets = assembler.add(&sets, 8);
     list.call(assembler, words, calls::CAPSET, [header, sets]);
     for capability in (0..64_u64).filter(|capability| ambient >> capability & 1 == 1) {

@@ -82,7 +82,8 @@ pub(crate) fn start(spec: &ShimSpec) -> Result<Started, ShimError> {
         Ok(()) => Ok(Started {
             pid,
             pidfd,
-            mounts: mounts(pid)?,
+            // One that has ended already has none, and nobody will capture it.
+            mounts: mounts(pid).unwrap_or_default(),
         }),
         Err(_) => Err(ShimError::InitEnded),
     }
